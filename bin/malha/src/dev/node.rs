@@ -1,0 +1,95 @@
+//! One node's daemon: start, kill, and commands in its place.
+
+use std::{os::unix::process::CommandExt, process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::{
+    client,
+    cluster::{Cluster, Process},
+    layout::Layout,
+    process, underlay,
+};
+
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// Starts the daemon of `name` and waits until its API answers.
+pub(crate) async fn start_daemon(layout: &Layout, name: &str, extra: &[String]) -> Result<Process> {
+    let exe = std::env::current_exe().context("own path")?;
+    let mut command = Command::new(exe);
+    command
+        .args(["daemon", "--host"])
+        .arg(format!("unix://{}", layout.socket(name).display()))
+        .arg("--data-root")
+        .arg(layout.node_state(name))
+        .arg("--exec-root")
+        .arg(layout.node_run(name))
+        .arg("--containerd")
+        .arg(layout.containerd_socket())
+        .arg("--instance")
+        .arg(layout.instance(name))
+        .arg("--hostname")
+        .arg(name)
+        .arg("--config-file")
+        .arg(layout.state.join("daemon.json"))
+        .args(extra);
+    let command = process::in_netns(&layout.netns_path(name), command)?;
+    let log = layout.log(name);
+    let daemon = process::detach(command, &log)?;
+    let until = tokio::time::Instant::now() + START_LIMIT;
+    while !client::answers(&layout.socket(name)).await {
+        if !daemon.is_alive() {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let tail: Vec<&str> = text.lines().rev().take(8).collect();
+            bail!("{name} ended at once:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+        if tokio::time::Instant::now() > until {
+            bail!("{name} does not answer after {START_LIMIT:?}; see {}", log.display());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(daemon)
+}
+
+/// Arguments that `up` was given for the daemons, kept beside the cluster.
+pub(crate) fn saved_args(layout: &Layout) -> Vec<String> {
+    std::fs::read(layout.state.join("daemon-args.json"))
+        .ok()
+        .and_then(|b| serde_json::from_slice(&b).ok())
+        .unwrap_or_default()
+}
+
+pub(crate) async fn start(layout: &Layout, node: &str) -> Result<()> {
+    let mut cluster = Cluster::require(layout)?;
+    let member = cluster.member(node)?;
+    if member.daemon.is_some_and(Process::is_alive) {
+        return Ok(());
+    }
+    member.daemon = Some(start_daemon(layout, node, &saved_args(layout)).await?);
+    cluster.save(layout)
+}
+
+pub(crate) async fn kill(layout: &Layout, node: &str) -> Result<()> {
+    let mut cluster = Cluster::require(layout)?;
+    let Some(daemon) = cluster.member(node)?.daemon else { return Ok(()) };
+    daemon.signal(Signal::SIGKILL);
+    if !daemon.gone_within(Duration::from_secs(5)).await {
+        bail!("process {} of {node} does not end", daemon.pid);
+    }
+    Ok(())
+}
+
+/// Replaces this process with `command`, run where the node (or the client) stands.
+pub(crate) fn exec(layout: &Layout, node: &str, command: &[String]) -> Result<()> {
+    let mut cluster = Cluster::require(layout)?;
+    let [program, args @ ..] = command else { bail!("no command") };
+    let mut process = Command::new(program);
+    process.args(args);
+    if node != underlay::CLIENT {
+        cluster.member(node)?;
+        process.env("DOCKER_HOST", format!("unix://{}", layout.socket(node).display()));
+    }
+    let mut process = process::in_netns(&layout.netns_path(node), process)?;
+    Err(process.exec()).with_context(|| format!("cannot run {program}"))
+}

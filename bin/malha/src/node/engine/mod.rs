@@ -1,0 +1,402 @@
+//! The engine behind the Docker API: this machine's containers, images, volumes and networks.
+
+mod events;
+pub(crate) mod host;
+pub(crate) mod images;
+pub(crate) mod local_networks;
+pub(crate) mod mounts;
+pub(crate) mod record;
+mod restarts;
+mod standalone;
+mod streams;
+mod user_gateway;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use malha_api::backend::{
+    AttachOptions, ByteStream, ConnectNetwork, Container, ContainerLogs, CreateContainer, CreateNetwork, CreateVolume,
+    CreatedContainer, DisconnectNetwork, Distribution, Engine, EngineVersion, EventStream, Exec, ExecConfig, Exit,
+    HostInfo, Image, ImageHistory, ImageImport, ImagePull, ImageReference, LocalNetwork, ProgressStream,
+    RemoveContainer, RemovedImage, Stdio, StopOptions, TerminalSize, Volume, Wait, WaitCondition,
+};
+use malha_kit::{Clock, SystemClock};
+use malha_model::{ApiError, ApiResult, LogOptions, NetworkView, TaskId, Timestamp};
+use malha_runtime::{ConsoleSize, ErrorKind, ExecOptions, Runtime, RuntimeError, VolumeInfo};
+use parking_lot::Mutex;
+
+use self::{events::EventLog, local_networks::LocalNetworks, record::Record, restarts::Restarts};
+use super::{network::NodeNet, swarm::Swarm};
+use crate::config::Config;
+
+pub(crate) struct LocalEngine {
+    pub(crate) config: Arc<Config>,
+    pub(crate) runtime: Runtime,
+    pub(crate) net: Arc<NodeNet>,
+    pub(crate) swarm: Arc<Swarm>,
+    pub(crate) local: LocalNetworks,
+    events: EventLog,
+    /// Swarm attachments of the stand-alone containers that run.
+    attached: Mutex<BTreeMap<String, Vec<TaskId>>>,
+    restarts: Restarts,
+}
+
+impl LocalEngine {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        runtime: Runtime,
+        net: Arc<NodeNet>,
+        swarm: Arc<Swarm>,
+        local: LocalNetworks,
+    ) -> Arc<Self> {
+        let (events, attached, restarts) = (EventLog::new(), Mutex::default(), Restarts::default());
+        Arc::new(Self { config, runtime, net, swarm, local, events, attached, restarts })
+    }
+
+    /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        self.release_ended().await;
+        let mut events = self.runtime.events();
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    let ended = matches!(event.kind, malha_runtime::EventKind::Die { .. });
+                    if ended && self.attached.lock().contains_key(&event.id) {
+                        self.release(&event.id).await;
+                    }
+                    self.events.push(events::to_api(&event));
+                    if ended {
+                        self.restart_ended(&event.id);
+                    }
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.release_ended().await,
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Takes over the attachments of stand-alone containers that run, gives back those of containers that do not.
+    async fn release_ended(&self) {
+        for info in self.runtime.list() {
+            let record = Record::of(&info);
+            if record.task.is_some() || record.attachments.is_empty() {
+                continue;
+            }
+            let ids: Vec<TaskId> = record.attachments.values().cloned().collect();
+            self.attached.lock().entry(info.id.clone()).or_insert(ids);
+            if !info.state.status.is_running() {
+                self.release(&info.id).await;
+            }
+        }
+    }
+}
+
+/// Docker's 304: true where something was done.
+fn modified(result: Result<(), RuntimeError>) -> ApiResult<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotModified => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn grace(options: &StopOptions) -> Option<Duration> {
+    // Docker waits for ever on a negative time.
+    const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+    options.timeout.map(|n| u64::try_from(n).map_or(FOR_EVER, Duration::from_secs))
+}
+
+fn signal(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn console(size: TerminalSize) -> ConsoleSize {
+    ConsoleSize { width: size.width, height: size.height }
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    async fn host_info(&self) -> ApiResult<HostInfo> {
+        let containerd = self.runtime.containerd_version().await.unwrap_or_default();
+        Ok(host::info(&self.config, self.local.engine_id(), self.runtime.snapshotter(), containerd))
+    }
+
+    fn version(&self) -> EngineVersion {
+        host::version()
+    }
+
+    async fn events(&self, since: Option<Timestamp>) -> ApiResult<EventStream> {
+        Ok(self.events.stream(since))
+    }
+
+    async fn containers(&self) -> ApiResult<Vec<Container>> {
+        Ok(self.runtime.list().iter().map(|c| self.shown(c)).collect())
+    }
+
+    async fn container(&self, reference: &str) -> ApiResult<Container> {
+        Ok(self.shown(&self.runtime.inspect(reference)?))
+    }
+
+    async fn create_container(&self, request: CreateContainer) -> ApiResult<CreatedContainer> {
+        self.create_standalone(request).await
+    }
+
+    async fn start_container(&self, reference: &str) -> ApiResult<bool> {
+        let info = self.runtime.inspect(reference)?;
+        if info.state.status.is_running() {
+            return Ok(false);
+        }
+        if Record::of(&info).task.is_some() {
+            return modified(self.runtime.start(&info.id).await);
+        }
+        self.user_starts(&info).await?;
+        let info = self.runtime.inspect(&info.id)?;
+        let started = self.start_standalone(&info).await;
+        if started.is_err() {
+            // What its user could not start is left to its user.
+            self.user_stops(&info).await?;
+        }
+        if started.is_err() && info.options.auto_remove {
+            // Who asked for it waits for its removal.
+            if let Err(e) = self.runtime.remove(&info.id, true, true).await {
+                tracing::warn!(container = info.id, error = %e, "cannot remove a container that did not start");
+            }
+        }
+        started.map(|()| true)
+    }
+
+    async fn stop_container(&self, reference: &str, options: StopOptions) -> ApiResult<bool> {
+        let info = self.runtime.inspect(reference)?;
+        let called_off = self.is_restarting(&info);
+        self.user_stops(&info).await?;
+        let stopped = modified(self.runtime.stop(&info.id, grace(&options), signal(&options.signal)).await)?;
+        Ok(stopped || called_off)
+    }
+
+    async fn restart_container(&self, reference: &str, options: StopOptions) -> ApiResult<()> {
+        let id = self.runtime.inspect(reference)?.id;
+        modified(self.runtime.stop(&id, grace(&options), signal(&options.signal)).await)?;
+        // The end gives back the network; the start asks for it again.
+        self.start_container(&id).await.map(drop)
+    }
+
+    async fn kill_container(&self, reference: &str, name: &str) -> ApiResult<()> {
+        let info = self.runtime.inspect(reference)?;
+        self.user_stops(&info).await?;
+        Ok(self.runtime.kill(&info.id, signal(name)).await?)
+    }
+
+    async fn rename_container(&self, reference: &str, name: &str) -> ApiResult<()> {
+        Ok(self.runtime.rename(reference, name).await?)
+    }
+
+    async fn remove_container(&self, reference: &str, options: RemoveContainer) -> ApiResult<()> {
+        let info = self.runtime.inspect(reference)?;
+        if self.is_restarting(&info) && !options.force {
+            return Err(RuntimeError::StillRunning { name: info.name, state: "restarting" }.into());
+        }
+        self.user_stops(&info).await?;
+        self.runtime.remove(&info.id, options.force, options.volumes).await?;
+        self.restarts.forget(&info.id);
+        if self.attached.lock().contains_key(&info.id) {
+            self.release(&info.id).await;
+        }
+        Ok(())
+    }
+
+    async fn wait_container(&self, reference: &str, condition: WaitCondition) -> ApiResult<Wait> {
+        let condition = match condition {
+            WaitCondition::NotRunning => malha_runtime::WaitCondition::NotRunning,
+            WaitCondition::NextExit => malha_runtime::WaitCondition::NextExit,
+            WaitCondition::Removed => malha_runtime::WaitCondition::Removed,
+        };
+        let handle = self.runtime.wait(reference, condition)?;
+        let wait = async move {
+            let exit = handle.wait().await?;
+            Ok(Exit { code: exit.exit_code.into(), error: Some(exit.error).filter(|e| !e.is_empty()) })
+        };
+        Ok(wait.boxed())
+    }
+
+    async fn attach_container(&self, reference: &str, options: AttachOptions) -> ApiResult<Stdio> {
+        let options = malha_runtime::AttachOptions {
+            stdin: options.stdin,
+            stdout: options.stdout,
+            stderr: options.stderr,
+            logs: options.logs,
+            stream: options.stream,
+        };
+        Ok(streams::stdio(self.runtime.attach(reference, options).await?))
+    }
+
+    async fn resize_container(&self, reference: &str, size: TerminalSize) -> ApiResult<()> {
+        Ok(self.runtime.resize(reference, console(size)).await?)
+    }
+
+    async fn container_logs(&self, reference: &str, options: LogOptions) -> ApiResult<ContainerLogs> {
+        let options = malha_runtime::LogOptions {
+            stdout: options.stdout,
+            stderr: options.stderr,
+            follow: options.follow,
+            since: options.since,
+            until: options.until,
+            tail: options.tail,
+        };
+        Ok(streams::logs(self.runtime.logs(reference, options).await?))
+    }
+
+    async fn create_exec(&self, container: &str, config: ExecConfig) -> ApiResult<String> {
+        let text = |s: String| (!s.is_empty()).then_some(s);
+        let options = ExecOptions {
+            cmd: config.cmd,
+            env: config.env,
+            working_dir: text(config.working_dir),
+            user: text(config.user),
+            tty: config.tty,
+            attach_stdin: config.attach_stdin,
+            attach_stdout: config.attach_stdout,
+            attach_stderr: config.attach_stderr,
+            privileged: config.privileged,
+        };
+        Ok(self.runtime.exec_create(container, options).await?)
+    }
+
+    async fn exec(&self, id: &str) -> ApiResult<Exec> {
+        let info = self.runtime.exec_inspect(id)?;
+        let o = info.options;
+        Ok(Exec {
+            id: info.id,
+            container_id: info.container_id,
+            config: ExecConfig {
+                user: o.user.unwrap_or_default(),
+                privileged: o.privileged,
+                tty: o.tty,
+                attach_stdin: o.attach_stdin,
+                attach_stdout: o.attach_stdout,
+                attach_stderr: o.attach_stderr,
+                env: o.env,
+                working_dir: o.working_dir.unwrap_or_default(),
+                cmd: o.cmd,
+                ..ExecConfig::default()
+            },
+            running: info.running,
+            exit_code: info.exit_code,
+            pid: info.pid,
+        })
+    }
+
+    async fn start_exec(&self, id: &str, detach: bool, size: Option<TerminalSize>) -> ApiResult<Option<Stdio>> {
+        Ok(self.runtime.exec_start(id, detach, size.map(console)).await?.map(streams::stdio))
+    }
+
+    async fn resize_exec(&self, id: &str, size: TerminalSize) -> ApiResult<()> {
+        Ok(self.runtime.exec_resize(id, console(size)).await?)
+    }
+
+    async fn images(&self) -> ApiResult<Vec<Image>> {
+        images::list(&self.runtime).await
+    }
+
+    async fn image(&self, reference: &str) -> ApiResult<Image> {
+        Ok(images::to_api(&self.runtime.image_inspect(reference).await?))
+    }
+
+    async fn image_history(&self, reference: &str) -> ApiResult<Vec<ImageHistory>> {
+        Ok(images::history(&self.runtime.image_inspect(reference).await?))
+    }
+
+    async fn pull_image(&self, request: ImagePull) -> ApiResult<ProgressStream> {
+        images::pull(&self.runtime, request)
+    }
+
+    async fn load_images(&self, archive: ByteStream) -> ApiResult<ProgressStream> {
+        Ok(images::load(&self.runtime, archive))
+    }
+
+    async fn import_image(&self, request: ImageImport, archive: ByteStream) -> ApiResult<ProgressStream> {
+        Ok(images::import(&self.runtime, request, archive))
+    }
+
+    async fn tag_image(&self, reference: &str, target: ImageReference) -> ApiResult<()> {
+        Ok(self.runtime.image_tag(reference, &images::full_name(&target)).await?)
+    }
+
+    async fn remove_image(&self, reference: &str, force: bool) -> ApiResult<Vec<RemovedImage>> {
+        images::remove(&self.runtime, reference, force).await
+    }
+
+    async fn distribution(&self, reference: &str, registry_auth: Option<String>) -> ApiResult<Distribution> {
+        images::distribution(&self.runtime, reference, registry_auth.as_deref()).await
+    }
+
+    async fn volumes(&self) -> ApiResult<Vec<Volume>> {
+        let users = self.volume_users();
+        Ok(self.runtime.volume_list().await?.into_iter().map(|v| volume(v, &users)).collect())
+    }
+
+    async fn volume(&self, name: &str) -> ApiResult<Volume> {
+        Ok(volume(self.runtime.volume_inspect(name).await?, &self.volume_users()))
+    }
+
+    async fn create_volume(&self, request: CreateVolume) -> ApiResult<Volume> {
+        if !matches!(request.driver.as_str(), "" | "local") {
+            return Err(ApiError::unsupported(format!("volume driver {}", request.driver)));
+        }
+        let made = self.runtime.volume_create(&request.name, request.labels, request.driver_opts).await?;
+        Ok(volume(made, &BTreeMap::new()))
+    }
+
+    async fn remove_volume(&self, name: &str, force: bool) -> ApiResult<()> {
+        Ok(self.runtime.volume_remove(name, force).await?)
+    }
+
+    async fn networks(&self) -> ApiResult<Vec<LocalNetwork>> {
+        Ok(self.local.list(&self.runtime, &self.net).await)
+    }
+
+    async fn network_view(&self, id: &str) -> Option<NetworkView> {
+        self.net.current().views.get(id).map(|v| (**v).clone())
+    }
+
+    async fn create_network(&self, request: CreateNetwork) -> ApiResult<String> {
+        self.local.create(&self.net, request, SystemClock.now()).await
+    }
+
+    async fn remove_network(&self, _id: &str) -> ApiResult<()> {
+        self.local.remove(&self.net).await
+    }
+
+    async fn connect_network(&self, _network: &str, _request: ConnectNetwork) -> ApiResult<()> {
+        Err(ApiError::unsupported("docker network connect"))
+    }
+
+    async fn disconnect_network(&self, _network: &str, _request: DisconnectNetwork) -> ApiResult<()> {
+        Err(ApiError::unsupported("docker network disconnect"))
+    }
+}
+
+impl LocalEngine {
+    /// Containers by the volume that they mount.
+    fn volume_users(&self) -> BTreeMap<String, Vec<String>> {
+        let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for c in self.runtime.list() {
+            for m in c.mounts.iter().filter(|m| m.kind == "volume") {
+                users.entry(m.name.clone()).or_default().push(c.id.clone());
+            }
+        }
+        users
+    }
+}
+
+fn volume(v: VolumeInfo, users: &BTreeMap<String, Vec<String>>) -> Volume {
+    Volume {
+        used_by: users.get(&v.name).cloned().unwrap_or_default(),
+        name: v.name,
+        driver: "local".into(),
+        mountpoint: v.mountpoint.display().to_string(),
+        created: v.created,
+        labels: v.labels,
+        options: v.options,
+    }
+}

@@ -1,0 +1,242 @@
+//! `docker run --restart`: stand-alone containers that come back when they end, and when the daemon does.
+//!
+//! Docker's rules: 100 ms before the first time, twice as long each time after, a minute at most, and from the start again
+//! once it ran for ten seconds. Who stopped or killed it meant it; `always` forgets that when the daemon starts.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use malha_api::backend::{Container, ContainerStatus, RestartPolicy};
+use malha_model::ApiResult;
+use malha_runtime::{ContainerInfo, ContainerStatus as Status, RuntimeError};
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use super::{
+    LocalEngine,
+    record::{self, Record},
+};
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(60);
+/// Who ran for that long starts well.
+const STEADY: Duration = Duration::from_secs(10);
+/// Of a start that failed.
+const NEVER_RAN: i32 = 127;
+
+#[derive(Default)]
+pub(super) struct Restarts(Mutex<BTreeMap<String, Turn>>);
+
+/// When it is asked whether a container comes back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    AtItsEnd,
+    DaemonStarts,
+}
+
+/// What this daemon remembers of a container with a policy.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turn {
+    delay: Duration,
+    /// Number of the restart that is on its way; another number, or none, calls it off.
+    waiting: Option<u64>,
+    latest: u64,
+    /// By its user.
+    stopped: bool,
+}
+
+impl Restarts {
+    pub(super) fn forget(&self, id: &str) {
+        self.0.lock().remove(id);
+    }
+
+    /// The user has spoken: a restart on its way is called off.
+    fn overrule(&self, id: &str, stopped: bool) {
+        let mut turns = self.0.lock();
+        let turn = turns.entry(id.to_owned()).or_default();
+        *turn = Turn { stopped, latest: turn.latest, ..Turn::default() };
+    }
+
+    /// Takes the next number and says how long to wait.
+    fn plan(&self, id: &str, ran: Duration) -> (u64, Duration) {
+        let mut turns = self.0.lock();
+        let turn = turns.entry(id.to_owned()).or_default();
+        let next = if turn.delay.is_zero() || ran >= STEADY { FIRST } else { (2 * turn.delay).min(LONGEST) };
+        *turn = Turn { delay: next, waiting: Some(turn.latest + 1), latest: turn.latest + 1, stopped: false };
+        (turn.latest, next)
+    }
+
+    /// True where that restart has not been called off meanwhile.
+    fn due(&self, id: &str, number: u64) -> bool {
+        let mut turns = self.0.lock();
+        turns.get_mut(id).is_some_and(|t| t.waiting.take_if(|n| *n == number).is_some())
+    }
+
+    fn is_stopped(&self, id: &str) -> bool {
+        self.0.lock().get(id).is_some_and(|t| t.stopped)
+    }
+}
+
+/// Whether a container that ended with `code` is to come back.
+fn wanted(policy: &RestartPolicy, code: i32, restarts: u32) -> bool {
+    match policy.name.as_str() {
+        "always" | "unless-stopped" => true,
+        "on-failure" => {
+            code != 0 && (policy.maximum_retry_count == 0 || i64::from(restarts) < policy.maximum_retry_count)
+        }
+        _ => false,
+    }
+}
+
+fn has_policy(policy: &RestartPolicy) -> bool {
+    !matches!(policy.name.as_str(), "" | "no")
+}
+
+impl LocalEngine {
+    /// The container has ended, and what it held is given back.
+    pub(super) fn restart_ended(self: &Arc<Self>, id: &str) {
+        let Ok(container) = self.runtime.inspect(id) else { return };
+        let state = &container.state;
+        let ran = state.finished_at.since(state.started_at);
+        self.restart_later(&container, state.exit_code, ran);
+    }
+
+    fn restart_later(self: &Arc<Self>, container: &ContainerInfo, code: i32, ran: Duration) {
+        if self.comes_back(container, code, Moment::AtItsEnd) {
+            self.come_back(&container.id, ran);
+        }
+    }
+
+    /// Whether a container that has ended with `code` is to be started again.
+    fn comes_back(&self, container: &ContainerInfo, code: i32, moment: Moment) -> bool {
+        let record = Record::of(container);
+        let policy = &record.host_config.restart_policy;
+        let stopped = record.stopped || self.restarts.is_stopped(&container.id);
+        let forgotten = moment == Moment::DaemonStarts && policy.name == "always";
+        record.task.is_none() && (forgotten || !stopped) && wanted(policy, code, record.restarts)
+    }
+
+    /// It has ended and is about to be started again.
+    pub(super) fn is_restarting(&self, container: &ContainerInfo) -> bool {
+        let state = &container.state;
+        let ended = state.status == Status::Exited && !state.started_at.is_zero();
+        ended && self.comes_back(container, state.exit_code, Moment::AtItsEnd)
+    }
+
+    fn come_back(self: &Arc<Self>, id: &str, ran: Duration) {
+        let (number, delay) = self.restarts.plan(id, ran);
+        let (engine, id) = (self.clone(), id.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            if engine.restarts.due(&id, number) {
+                engine.restart(&id).await;
+            }
+        });
+    }
+
+    async fn restart(self: &Arc<Self>, id: &str) {
+        let begin = async {
+            let container = self.runtime.inspect(id)?;
+            let record = Record::of(&container);
+            let record = Record { restarts: record.restarts + 1, stopped: false, ..record };
+            self.runtime.set_caller_data(id, record.to_value()).await?;
+            self.runtime.inspect(id)
+        };
+        let container = match begin.await {
+            Ok(container) if container.state.status.is_running() => return,
+            Ok(container) => container,
+            Err(RuntimeError::NoSuchContainer(_)) => return self.restarts.forget(id),
+            Err(error) => return warn!(container = id, %error, "not restarted"),
+        };
+        info!(container = id, "restarting, as its policy says");
+        if let Err(error) = self.start_standalone(&container).await {
+            warn!(container = id, %error, "cannot be restarted");
+            return self.restart_later(&container, NEVER_RAN, Duration::ZERO);
+        }
+        if self.restarts.is_stopped(id)
+            && let Err(error) = self.stop_again(id).await
+        {
+            warn!(container = id, %error, "cannot be stopped again");
+        }
+    }
+
+    /// Stopped by its user while it was being started.
+    async fn stop_again(&self, id: &str) -> ApiResult<()> {
+        self.user_stops(&self.runtime.inspect(id)?).await?;
+        Ok(self.runtime.stop(id, None, None).await?)
+    }
+
+    /// Before a stop or kill by the user.
+    pub(super) async fn user_stops(&self, container: &ContainerInfo) -> ApiResult<()> {
+        self.restarts.overrule(&container.id, true);
+        self.note(container, |r| Record { stopped: true, ..r }).await
+    }
+
+    /// Before a start by the user.
+    pub(super) async fn user_starts(&self, container: &ContainerInfo) -> ApiResult<()> {
+        self.restarts.overrule(&container.id, false);
+        self.note(container, |r| Record { stopped: false, restarts: 0, ..r }).await
+    }
+
+    /// Writes down what the next daemon must know.
+    async fn note(&self, container: &ContainerInfo, change: impl FnOnce(Record) -> Record) -> ApiResult<()> {
+        let record = Record::of(container);
+        let before = (record.stopped, record.restarts);
+        if record.task.is_some() || !has_policy(&record.host_config.restart_policy) {
+            return Ok(());
+        }
+        let record = change(record);
+        if before != (record.stopped, record.restarts) {
+            self.runtime.set_caller_data(&container.id, record.to_value()).await?;
+        }
+        Ok(())
+    }
+
+    /// Containers that ended while no daemon ran, or with the machine.
+    pub(super) fn restart_found(self: &Arc<Self>) {
+        for container in self.runtime.list() {
+            let state = &container.state;
+            let ended = !state.status.is_running() && !state.started_at.is_zero();
+            if ended && self.comes_back(&container, state.exit_code, Moment::DaemonStarts) {
+                self.come_back(&container.id, Duration::ZERO);
+            }
+        }
+    }
+
+    /// As the API shows it.
+    pub(super) fn shown(&self, container: &ContainerInfo) -> Container {
+        let mut shown = record::to_api(container);
+        if self.is_restarting(container) {
+            shown.state.status = ContainerStatus::Restarting;
+        }
+        shown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_decide_by_exit_code_and_count() {
+        let policy = |name: &str, max| RestartPolicy { name: name.into(), maximum_retry_count: max };
+        assert!(wanted(&policy("always", 0), 0, 99) && wanted(&policy("unless-stopped", 0), 0, 99));
+        assert!(!wanted(&policy("no", 0), 1, 0) && !wanted(&policy("", 0), 1, 0));
+        assert!(!wanted(&policy("on-failure", 0), 0, 0) && wanted(&policy("on-failure", 0), 1, 99));
+        assert!(wanted(&policy("on-failure", 2), 1, 1) && !wanted(&policy("on-failure", 2), 1, 2));
+    }
+
+    #[test]
+    fn delays_double_and_the_user_overrules() {
+        let restarts = Restarts::default();
+        let next = |ran: u64| restarts.plan("c", Duration::from_secs(ran));
+        let delays: Vec<u128> = (0..4).map(|_| next(0).1.as_millis()).collect();
+        assert_eq!(delays, [100, 200, 400, 800]);
+        assert_eq!(next(10).1, FIRST, "from the start again");
+        let (number, _) = next(0);
+        restarts.overrule("c", true);
+        assert!(restarts.is_stopped("c") && !restarts.due("c", number), "called off");
+        let (number, delay) = next(0);
+        assert!(delay == FIRST && !restarts.due("c", number - 1) && restarts.due("c", number));
+        assert!(!restarts.due("c", number), "once");
+    }
+}

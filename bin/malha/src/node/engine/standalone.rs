@@ -1,0 +1,358 @@
+//! `docker run`: containers that no service owns.
+//!
+//! Created without a network; wired when they start and unwired when they end, as Docker does. On an attachable swarm
+//! network the leader gives the address: the attachment is a task of its own there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use malha_api::backend::{ContainerConfig, CreateContainer, CreatedContainer, EndpointSettings, HostConfig};
+use malha_model::{
+    ApiError, ApiResult, Code, ControlRequest, ControlResponse, DnsConfig, NetworkAttachment, PortConfig, PublishMode,
+    TaskId,
+};
+use malha_runtime::{ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit};
+use serde_json::Value;
+use tracing::warn;
+
+use super::{LocalEngine, mounts, record::Record};
+use crate::node::network::{WireRequest, Wired};
+
+fn invalid(text: impl Into<String>) -> ApiError {
+    ApiError::plain(Code::InvalidArgument, text)
+}
+
+impl LocalEngine {
+    pub(super) async fn create_standalone(&self, request: CreateContainer) -> ApiResult<CreatedContainer> {
+        refuse_unbuilt(&request)?;
+        let name = Some(request.name.clone()).filter(|n| !n.is_empty());
+        let mode = match request.host_config.network_mode.as_str() {
+            "host" => NetworkMode::Host,
+            _ => NetworkMode::None,
+        };
+        let options = create_options(&request, name, mode)?;
+        let created = self.runtime.create(options).await?;
+        Ok(CreatedContainer { id: created.id, warnings: Vec::new() })
+    }
+
+    pub(super) async fn start_standalone(&self, info: &ContainerInfo) -> ApiResult<()> {
+        let mut record = Record::of(info);
+        if info.options.network != NetworkMode::Host && record.host_config.network_mode != "none" {
+            let attached = self.attach_all(info, &record).await?;
+            let ids: Vec<TaskId> = attached.values().map(|(id, _)| id.clone()).collect();
+            self.attached.lock().insert(info.id.clone(), ids);
+            if let Err(e) = self.wire_standalone(info, &mut record, attached).await {
+                self.release(&info.id).await;
+                return Err(e);
+            }
+        }
+        if let Err(e) = self.runtime.start(&info.id).await {
+            self.release(&info.id).await;
+            return Err(e.into());
+        }
+        Ok(())
+    }
+
+    /// Asks the leader for an address on each swarm network.
+    async fn attach_all(
+        &self,
+        info: &ContainerInfo,
+        record: &Record,
+    ) -> ApiResult<BTreeMap<String, (TaskId, NetworkAttachment)>> {
+        let mut attached = BTreeMap::new();
+        for (name, settings) in wanted_networks(record) {
+            let request = ControlRequest::NetworkAttach {
+                node: self.swarm.node_id().await.unwrap_or_default(),
+                network: name.clone(),
+                container_id: info.id.clone(),
+                container_name: info.name.clone(),
+                addresses: wanted_addresses(&settings)?,
+                aliases: settings.aliases.unwrap_or_default(),
+            };
+            match self.swarm.attach(request).await {
+                Ok(ControlResponse::Attached { attachment, network, addresses }) => {
+                    attached.insert(network.name().to_owned(), (attachment, addresses));
+                }
+                Ok(_) => return Err(ApiError::internal("unexpected answer to an attachment")),
+                Err(e) => {
+                    for (task, _) in attached.values() {
+                        self.detach(task).await;
+                    }
+                    let message = format!("Could not attach to network {name}: {}", e.message);
+                    return Err(ApiError { message, ..e });
+                }
+            }
+        }
+        Ok(attached)
+    }
+
+    async fn wire_standalone(
+        &self,
+        info: &ContainerInfo,
+        record: &mut Record,
+        attached: BTreeMap<String, (TaskId, NetworkAttachment)>,
+    ) -> ApiResult<()> {
+        let attachments = attached.values().map(|(_, a)| a.clone()).collect();
+        let ports = host_ports(&record.host_config)?;
+        let wired: Wired =
+            self.net.wire(wire_request(info, record, attachments, ports)).await.map_err(ApiError::internal)?;
+        record.attachments = attached.into_iter().map(|(name, (task, _))| (name, task)).collect();
+        record.networks = wired.networks;
+        if record.networks.is_empty() {
+            record.networks.insert("bridge".into(), EndpointSettings::default());
+        }
+        record.ports = wired.ports;
+        record.sandbox_key = wired.sandbox_key;
+        self.runtime.set_network(&info.id, wired.mode).await?;
+        self.runtime.set_files(&info.id, wired.files).await?;
+        self.runtime.set_caller_data(&info.id, record.to_value()).await?;
+        Ok(())
+    }
+
+    /// Takes over what an earlier daemon had wired, so that names answer again.
+    pub(crate) async fn adopt_running(self: Arc<Self>) {
+        for info in self.runtime.list() {
+            let record = Record::of(&info);
+            let wired = record.task.is_none() && !record.sandbox_key.is_empty();
+            if !wired || !info.state.status.is_running() {
+                continue;
+            }
+            let attachments: Vec<TaskId> = record.attachments.values().cloned().collect();
+            // So that its end is noticed.
+            self.attached.lock().entry(info.id.clone()).or_insert_with(|| attachments.clone());
+            let request = wire_request(&info, &record, Vec::new(), record.ports.clone());
+            if let Err(e) = self.net.adopt(request, &attachments).await {
+                warn!(container = info.id, error = %e, "cannot take over the sandbox");
+            }
+            // It may have ended meanwhile, when there was nothing to give back yet.
+            let runs = self.runtime.inspect(&info.id).is_ok_and(|i| i.state.status.is_running());
+            if !runs {
+                self.release(&info.id).await;
+            }
+        }
+        self.restart_found();
+    }
+
+    /// Gives back sandbox and addresses of a container that has ended.
+    pub(super) async fn release(&self, container: &str) {
+        if let Err(e) = self.net.unwire(container).await {
+            warn!(container, error = %e, "cannot remove the sandbox");
+        }
+        let tasks = self.attached.lock().remove(container).unwrap_or_default();
+        for task in tasks {
+            self.detach(&task).await;
+        }
+    }
+
+    async fn detach(&self, task: &TaskId) {
+        let node = self.swarm.node_id().await.unwrap_or_default();
+        let request = ControlRequest::NetworkDetach { node, attachment: task.clone() };
+        if let Err(e) = self.swarm.attach(request).await {
+            warn!(attachment = %task, error = %e, "cannot give an address back");
+        }
+    }
+}
+
+fn wire_request(
+    info: &ContainerInfo,
+    record: &Record,
+    attachments: Vec<NetworkAttachment>,
+    host_ports: Vec<PortConfig>,
+) -> WireRequest {
+    let host = &record.host_config;
+    let dns =
+        DnsConfig { nameservers: host.dns.clone(), search: host.dns_search.clone(), options: host.dns_options.clone() };
+    let extra = host.extra_hosts.iter().flatten();
+    let hosts = extra.filter_map(|h| h.split_once([':', '=']).map(|(name, addr)| format!("{addr} {name}")));
+    WireRequest {
+        id: info.id.clone(),
+        task: None,
+        attachments,
+        host_ports,
+        hostname: info.process.hostname.clone(),
+        dns: Some(dns),
+        hosts: hosts.collect(),
+    }
+}
+
+/// What this version does not do is refused by name rather than ignored.
+fn refuse_unbuilt(request: &CreateContainer) -> ApiResult<()> {
+    let host = &request.host_config;
+    let extra = |name: &str| host.extra.get(name).and_then(Value::as_str).unwrap_or_default();
+    if host.network_mode.starts_with("container:") {
+        return Err(ApiError::unsupported("--network container:<id>"));
+    }
+    for (set, feature) in [
+        (!host.pid_mode.is_empty(), "--pid"),
+        (host.ipc_mode == "host" || host.ipc_mode.starts_with("container:"), "--ipc"),
+        (!host.uts_mode.is_empty(), "--uts"),
+        (host.publish_all_ports, "--publish-all"),
+        (has_healthcheck(&request.config), "a healthcheck of a container"),
+        (asks_for_mac(request), "--mac-address"),
+        (!matches!(extra("CgroupnsMode"), "" | "private"), "--cgroupns"),
+    ] {
+        if set {
+            return Err(ApiError::unsupported(feature));
+        }
+    }
+    let driver = host.log_config.kind.as_str();
+    if !matches!(driver, "" | "json-file") {
+        return Err(ApiError::unsupported(format!("the log driver {driver}")));
+    }
+    if !matches!(host.runtime.as_str(), "" | "runc" | "io.containerd.runc.v2") {
+        return Err(invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    }
+    host.security_opt.iter().flatten().try_for_each(|option| security_option(option).map(drop))
+}
+
+fn has_healthcheck(config: &ContainerConfig) -> bool {
+    let test = config.healthcheck.as_ref().and_then(|h| h.get("Test")).and_then(Value::as_array);
+    test.and_then(|t| t.first()).is_some_and(|first| first != "NONE")
+}
+
+fn asks_for_mac(request: &CreateContainer) -> bool {
+    let of_container = request.config.extra.get("MacAddress").and_then(Value::as_str);
+    let mut of_networks = request.networking_config.endpoints_config.values().flatten();
+    of_container.is_some_and(|mac| !mac.is_empty()) || of_networks.any(|e| !e.mac_address.is_empty())
+}
+
+/// Whether the option forbids new privileges. There are no profiles here that could be turned off.
+fn security_option(option: &str) -> ApiResult<bool> {
+    match option.replacen(':', "=", 1).as_str() {
+        "no-new-privileges" | "no-new-privileges=true" => Ok(true),
+        "no-new-privileges=false" | "seccomp=unconfined" | "apparmor=unconfined" | "label=disable" => Ok(false),
+        known if ["seccomp=", "apparmor=", "label=", "systempaths="].iter().any(|k| known.starts_with(k)) => {
+            Err(ApiError::unsupported(format!("--security-opt {option}")))
+        }
+        _ => Err(invalid(format!("invalid --security-opt: {option:?}"))),
+    }
+}
+
+fn create_options(request: &CreateContainer, name: Option<String>, network: NetworkMode) -> ApiResult<CreateOptions> {
+    let (config, host) = (&request.config, &request.host_config);
+    let text = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+    let record = Record {
+        config: config.clone(),
+        host_config: host.clone(),
+        wanted: request.networking_config.clone(),
+        ..Record::default()
+    };
+    let mut all = Vec::new();
+    for mount in &host.mounts {
+        mount.check()?;
+        all.push(mounts::of_api(mount));
+    }
+    for bind in host.binds.iter().flatten() {
+        all.push(mounts::of_bind(bind)?);
+    }
+    let taken: BTreeSet<String> = all.iter().map(|m| m.target.clone()).collect();
+    let volumes = config.volumes.iter().flatten().map(|(target, _)| target);
+    all.extend(volumes.filter(|target| !taken.contains(*target)).map(|target| mounts::anonymous(target)));
+    all.extend(host.tmpfs.iter().map(|(target, options)| mounts::tmpfs(target, options)));
+    Ok(CreateOptions {
+        name,
+        image: config.image.clone(),
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        env: config.env.clone(),
+        working_dir: text(&config.working_dir),
+        user: text(&config.user),
+        group_add: host.group_add.clone().unwrap_or_default(),
+        hostname: text(&config.hostname),
+        domainname: text(&config.domainname),
+        labels: config.labels.clone(),
+        tty: config.tty,
+        open_stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        mounts: all,
+        resources: Resources {
+            nano_cpus: host.nano_cpus,
+            cpu_shares: host.cpu_shares,
+            cpu_quota: host.cpu_quota,
+            cpu_period: host.cpu_period,
+            cpuset_cpus: host.cpuset_cpus.clone(),
+            memory: host.memory,
+            memory_reservation: host.memory_reservation,
+            pids: host.pids_limit.unwrap_or_default(),
+            ..Resources::default()
+        },
+        cap_add: host.cap_add.clone().unwrap_or_default(),
+        cap_drop: host.cap_drop.clone().unwrap_or_default(),
+        privileged: host.privileged,
+        no_new_privileges: host.security_opt.iter().flatten().any(|o| matches!(security_option(o), Ok(true))),
+        readonly_rootfs: host.readonly_rootfs,
+        sysctls: host.sysctls.clone(),
+        ulimits: host
+            .ulimits
+            .iter()
+            .flatten()
+            .map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard })
+            .collect(),
+        init: host.init.unwrap_or_default(),
+        stop_signal: text(&config.stop_signal),
+        stop_timeout: config.stop_timeout,
+        oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
+        shm_size: host.shm_size,
+        network,
+        auto_remove: host.auto_remove,
+        caller_data: record.to_value(),
+        ..CreateOptions::default()
+    })
+}
+
+/// `-p`: bound on the node like host-mode ports of services.
+fn host_ports(host: &HostConfig) -> ApiResult<Vec<PortConfig>> {
+    let mut ports = Vec::new();
+    for (key, bindings) in &host.port_bindings {
+        let (target, protocol) = key.split_once('/').unwrap_or((key, "tcp"));
+        let protocol = serde_json::from_value(protocol.into()).map_err(|_| invalid(format!("invalid port {key:?}")))?;
+        let target_port = target.parse().map_err(|_| invalid(format!("invalid port {key:?}")))?;
+        for binding in bindings.iter().flatten() {
+            if !matches!(binding.host_ip.as_str(), "" | "0.0.0.0" | "::") {
+                return Err(ApiError::unsupported("publishing on one address of the host"));
+            }
+            let published_port = match binding.host_port.as_str() {
+                "" => 0,
+                port => port.parse().map_err(|_| invalid(format!("invalid port {port:?}")))?,
+            };
+            ports.push(PortConfig {
+                name: String::new(),
+                protocol,
+                target_port,
+                published_port,
+                publish_mode: PublishMode::Host,
+            });
+        }
+    }
+    Ok(ports)
+}
+
+/// The swarm networks that were asked for, by the name or id the user gave.
+fn wanted_networks(record: &Record) -> BTreeMap<String, EndpointSettings> {
+    let own = ["", "default", "bridge", "none", "host"];
+    let mut wanted: BTreeMap<String, EndpointSettings> = record
+        .wanted
+        .endpoints_config
+        .iter()
+        .filter(|(name, _)| !own.contains(&name.as_str()))
+        .map(|(name, settings)| (name.clone(), settings.clone().unwrap_or_default()))
+        .collect();
+    let mode = record.host_config.network_mode.as_str();
+    if !own.contains(&mode) {
+        wanted.entry(mode.to_owned()).or_default();
+    }
+    wanted
+}
+
+fn wanted_addresses(settings: &EndpointSettings) -> ApiResult<Vec<IpNet>> {
+    let Some(ipam) = &settings.ipam_config else { return Ok(Vec::new()) };
+    [&ipam.ipv4_address, &ipam.ipv6_address]
+        .into_iter()
+        .filter(|a| !a.is_empty())
+        .map(|a| a.parse::<IpAddr>().map(IpNet::from).map_err(|_| invalid(format!("invalid address {a:?}"))))
+        .collect()
+}

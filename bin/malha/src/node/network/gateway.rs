@@ -1,0 +1,65 @@
+//! `docker_gwbridge` of this node: who is on it, and how the user wants it.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use malha_dataplane::GwBridgeConfig;
+
+use super::{NodeNet, Underlay, WireError};
+
+/// The bridge that leads containers out, and who is on it.
+#[derive(Clone, Debug)]
+pub(crate) struct Gateway {
+    /// The bridge's address with the length of its subnet.
+    pub(crate) bridge: Ipv4Net,
+    pub(crate) members: BTreeMap<String, Ipv4Net>,
+}
+
+impl NodeNet {
+    /// None while the node's network is not open.
+    pub(crate) async fn gateway(&self) -> Option<Gateway> {
+        let kernel = self.kernel.read().await;
+        let bridge = kernel.as_ref()?.net.sandboxes().bridge().gateway;
+        let state = self.state.lock();
+        let members =
+            state.sandboxes.iter().filter_map(|(id, s)| Some((id.clone(), s.kernel.gateway.as_ref()?.address)));
+        Some(Gateway { bridge, members: members.collect() })
+    }
+
+    /// Makes the bridge before anything needs it, as `config` says.
+    pub(crate) async fn make_gateway(&self, config: GwBridgeConfig) -> Result<(), WireError> {
+        let mut kernel = self.kernel.write().await;
+        if kernel.is_some() {
+            return Err(WireError::GatewayStands);
+        }
+        let subnet = config.subnet;
+        self.state.lock().bridge = config;
+        let mut made = self.open_kernel(&mut kernel, Underlay::NONE).await;
+        let is = kernel.as_ref().map(|k| k.net.sandboxes().bridge().gateway.trunc());
+        if made.is_ok() && subnet.is_some() && subnet != is {
+            // Somebody else's device of that name: it stays as it was.
+            made = Err(WireError::OtherBridge);
+            if let Some(kernel) = kernel.take() {
+                kernel.net.teardown().await?;
+            }
+        }
+        if made.is_err() {
+            self.state.lock().bridge = GwBridgeConfig::default();
+        }
+        made
+    }
+
+    /// Removes the bridge that nothing needs.
+    pub(crate) async fn remove_gateway(&self) -> Result<(), WireError> {
+        let mut kernel = self.kernel.write().await;
+        let swarm = kernel.as_ref().is_some_and(|k| k.underlay != Underlay::NONE);
+        if swarm || !self.state.lock().sandboxes.is_empty() {
+            return Err(WireError::GatewayInUse);
+        }
+        self.state.lock().bridge = GwBridgeConfig::default();
+        match kernel.take() {
+            Some(kernel) => Ok(kernel.net.teardown().await?),
+            None => Ok(()),
+        }
+    }
+}

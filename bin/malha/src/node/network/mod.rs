@@ -1,0 +1,442 @@
+//! Names, maps and sandboxes of this node, kept as the swarm's views say.
+//!
+//! The one place where a view becomes kernel state and DNS zones. [`NodeNet::apply`] takes the whole state each time;
+//! [`NodeNet::wire`] makes a container's sandbox before its process starts and [`NodeNet::unwire`] removes it. After a
+//! restart of the daemon the sandboxes that stand are taken over by the first `apply`.
+
+mod endpoint;
+mod gateway;
+mod zones;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use malha_agent::NodeNetworks;
+use malha_api::backend::EndpointSettings;
+use malha_dataplane::{GwBridgeConfig, NetError, NodeNetwork, NodeNetworkConfig, SandboxState};
+use malha_model::{DnsConfig, NetworkAttachment, NetworkId, PortConfig, Task, TaskId, TaskState, defaults};
+use malha_netplan::{
+    NetworkMode, NodeInputs, PlanError, Resolver, SandboxInputs, SandboxPlan, build_plan, build_sandbox, hosts_file,
+    task_sandbox,
+};
+use malha_runtime::ContainerFiles;
+use parking_lot::Mutex;
+use tokio::sync::{RwLock, watch};
+use tracing::{info, warn};
+
+pub(crate) use self::{endpoint::endpoint_id, gateway::Gateway};
+use self::{
+    endpoint::{endpoint_settings, host_network},
+    zones::Zones,
+};
+
+/// How long a container waits for the views of its networks to arrive.
+const VIEW_LIMIT: Duration = Duration::from_secs(20);
+
+pub(crate) struct NodeNet {
+    settings: Settings,
+    dns: malha_dns::Server,
+    /// Written to open and to close. Sandboxes are made and removed under the read half, many at a time: what one of them
+    /// waits for must never keep a change of the swarm from the maps.
+    kernel: RwLock<Option<Kernel>>,
+    /// Held for moments, never across a wait.
+    state: Mutex<State>,
+    networks: watch::Sender<Arc<NodeNetworks>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Namespaces and what belongs to them; gone with a reboot, as they are.
+    pub(crate) run_dir: PathBuf,
+    /// Pinned programs and maps.
+    pub(crate) pin_dir: PathBuf,
+    /// Parent cgroup of all containers, where the socket programs are attached.
+    pub(crate) cgroup: PathBuf,
+    /// Name servers for containers; the node's own `resolv.conf` where empty.
+    pub(crate) upstreams: Vec<IpAddr>,
+}
+
+/// Where the node's tunnels begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Underlay {
+    pub(crate) addr: IpAddr,
+    pub(crate) vxlan_port: u16,
+}
+
+impl Underlay {
+    /// Outside a swarm there are no tunnels.
+    const NONE: Self = Self { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), vxlan_port: defaults::DATA_PATH_PORT };
+}
+
+/// Open while the node is in a swarm, or a stand-alone container needed it.
+struct Kernel {
+    underlay: Underlay,
+    net: NodeNetwork,
+}
+
+#[derive(Default)]
+struct State {
+    /// How the bridge is made where there is none.
+    bridge: GwBridgeConfig,
+    sandboxes: BTreeMap<String, Sandbox>,
+    zones: Zones,
+    /// Left standing by a former daemon and not taken over yet.
+    orphans: BTreeSet<String>,
+}
+
+/// A sandbox that stands, and what its names are made from.
+struct Sandbox {
+    plan: SandboxPlan,
+    kernel: SandboxState,
+    networks: Vec<NetworkId>,
+    resolver: Resolver,
+}
+
+/// A container that is to be wired: a task, or a stand-alone container with its attachments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WireRequest {
+    pub(crate) id: String,
+    pub(crate) task: Option<Task>,
+    pub(crate) attachments: Vec<NetworkAttachment>,
+    pub(crate) host_ports: Vec<PortConfig>,
+    /// Empty is the short container id, which is not known yet.
+    pub(crate) hostname: String,
+    pub(crate) dns: Option<DnsConfig>,
+    pub(crate) hosts: Vec<String>,
+}
+
+/// What the container is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Wired {
+    pub(crate) mode: malha_runtime::NetworkMode,
+    pub(crate) files: ContainerFiles,
+    /// By network name.
+    pub(crate) networks: BTreeMap<String, EndpointSettings>,
+    /// Host-mode ports as bound.
+    pub(crate) ports: Vec<PortConfig>,
+    pub(crate) sandbox_key: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("network {0} did not arrive from the managers within {VIEW_LIMIT:?}")]
+    NoView(NetworkId),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("network sandbox: {0}")]
+    Kernel(#[from] NetError),
+    #[error("embedded DNS: {0}")]
+    Dns(#[from] malha_dns::Error),
+    #[error("the node's network is not open")]
+    Closed,
+    #[error("network with name docker_gwbridge already exists")]
+    GatewayStands,
+    #[error("a device docker_gwbridge with another address exists: remove it, or ask for its subnet")]
+    OtherBridge,
+    #[error("network docker_gwbridge has active endpoints: the node is in a swarm, or containers use it")]
+    GatewayInUse,
+}
+
+impl NodeNet {
+    pub(crate) fn new(settings: Settings, dns: malha_dns::Server, bridge: GwBridgeConfig) -> Self {
+        let (networks, _) = watch::channel(Arc::default());
+        let state = Mutex::new(State { bridge, ..State::default() });
+        Self { settings, dns, kernel: RwLock::default(), state, networks }
+    }
+
+    /// Makes or adopts what the node itself has: tunnel device, bridge, programs.
+    pub(crate) async fn open(&self, swarm: Underlay) -> Result<(), WireError> {
+        let mut kernel = self.kernel.write().await;
+        self.open_kernel(&mut kernel, swarm).await
+    }
+
+    /// Opened anew where the underlay is another: what stands is adopted.
+    async fn open_kernel(&self, kernel: &mut Option<Kernel>, underlay: Underlay) -> Result<(), WireError> {
+        if kernel.as_ref().is_some_and(|k| k.underlay == underlay) {
+            return Ok(());
+        }
+        *kernel = None;
+        let config = NodeNetworkConfig {
+            run_dir: self.settings.run_dir.clone(),
+            pin_dir: self.settings.pin_dir.clone(),
+            cgroup: self.settings.cgroup.clone(),
+            node_address: underlay.addr,
+            vxlan_port: underlay.vxlan_port,
+            gwbridge: self.state.lock().bridge.clone(),
+            ..NodeNetworkConfig::default()
+        };
+        let net = NodeNetwork::open(&config).await?;
+        let standing = net.sandboxes().list().await?;
+        let mut state = self.state.lock();
+        state.orphans = standing.into_iter().filter(|id| !state.sandboxes.contains_key(id)).collect();
+        drop(state);
+        *kernel = Some(Kernel { underlay, net });
+        Ok(())
+    }
+
+    /// Removes the sandboxes in which no container can stand: a daemon that was killed halfway leaves them, and
+    /// containers that ended while none looked. What this process has made itself stays.
+    pub(crate) async fn collect_garbage(&self, mut keep: BTreeSet<String>) {
+        // none is being made meanwhile
+        let kernel = self.kernel.write().await;
+        let Some(Kernel { net, .. }) = &*kernel else { return };
+        keep.extend(self.state.lock().sandboxes.keys().cloned());
+        match net.sandboxes().collect_garbage(&keep).await {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => {
+                self.state.lock().orphans.retain(|id| !gone.contains(id));
+                info!(sandboxes = ?gone, "removed, as no container is left in them");
+            }
+            Err(e) => warn!(error = %e, "cannot remove all sandboxes without containers"),
+        }
+    }
+
+    /// The node leaves its swarm. All of it goes, unless containers stand that have nothing to do with the swarm: those
+    /// keep what leads them out.
+    pub(crate) async fn close(&self) -> Result<(), WireError> {
+        let mut open = self.kernel.write().await;
+        let (stay, go) = {
+            let mut state = self.state.lock();
+            state.zones.clear();
+            let all = std::mem::take(&mut state.sandboxes).into_iter();
+            let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, s)| s.networks.is_empty());
+            let kept: BTreeSet<String> = stay.keys().cloned().collect();
+            state.sandboxes = stay;
+            (kept, go)
+        };
+        for id in go.keys() {
+            self.dns.remove(id).await;
+        }
+        self.networks.send_replace(Arc::default());
+        let Some(kernel) = open.take() else { return Ok(()) };
+        if stay.is_empty() {
+            return Ok(kernel.net.teardown().await?);
+        }
+        let net = &open.insert(kernel).net;
+        net.apply(&build_plan(&NodeInputs { node: Default::default(), views: &BTreeMap::new(), local: &[] }))?;
+        net.sandboxes().collect_garbage(&stay).await?;
+        self.open_kernel(&mut open, Underlay::NONE).await
+    }
+
+    /// The state that was applied last.
+    pub(crate) fn current(&self) -> Arc<NodeNetworks> {
+        self.networks.borrow().clone()
+    }
+
+    /// Makes maps and names reflect `networks`. One caller, one state after the other.
+    pub(crate) async fn apply(&self, networks: Arc<NodeNetworks>) -> Result<(), WireError> {
+        let kernel = self.kernel.read().await;
+        let net = opened(&kernel)?;
+        self.state.lock().zones.refresh(&networks.views);
+        self.take_over(net, &networks).await;
+        let plan =
+            build_plan(&NodeInputs { node: networks.node.clone(), views: &networks.views, local: &networks.tasks });
+        net.apply(&plan)?;
+        {
+            let state = self.state.lock();
+            for (id, sandbox) in &state.sandboxes {
+                self.dns.update(id, state.zones.of(sandbox));
+            }
+        }
+        self.networks.send_replace(networks);
+        Ok(())
+    }
+
+    /// Registers sandboxes that a former daemon left standing.
+    async fn take_over(&self, net: &NodeNetwork, networks: &NodeNetworks) {
+        if self.state.lock().orphans.is_empty() {
+            return;
+        }
+        let node_file = node_resolv_conf();
+        for task in networks.tasks.iter().filter(|t| !t.is_attachment() && t.status.state <= TaskState::Running) {
+            let id = task.id.to_string();
+            let Ok(NetworkMode::Sandbox(plan)) = task_sandbox(task, &networks.views) else { continue };
+            if !self.state.lock().orphans.remove(&id) {
+                continue;
+            }
+            let dns = task.spec.container_spec.as_ref().and_then(|c| c.dns_config.clone());
+            let wanted = task.networks.iter().map(|a| a.network.clone()).collect();
+            match self.stand(net, plan, wanted, self.resolver(&node_file, dns.as_ref())).await {
+                Ok(_) => info!(sandbox = id, "taken over"),
+                Err(e) => warn!(sandbox = id, error = %e, "cannot take over"),
+            }
+        }
+    }
+
+    /// Makes (or finds) the sandbox and its resolver.
+    async fn stand(
+        &self,
+        net: &NodeNetwork,
+        plan: SandboxPlan,
+        networks: Vec<NetworkId>,
+        resolver: Resolver,
+    ) -> Result<SandboxState, WireError> {
+        let kernel = net.ensure_sandbox(&plan).await?;
+        let id = plan.id.clone();
+        let sandbox = Sandbox { networks, resolver, plan, kernel: kernel.clone() };
+        let answering = async {
+            let zone = self.state.lock().zones.of(&sandbox);
+            let ports = self.dns.add(&id, &kernel.netns, zone).await?;
+            Ok::<_, WireError>(net.set_resolver(&kernel, ports.udp, ports.tcp)?)
+        };
+        if let Err(e) = answering.await {
+            self.dns.remove(&id).await;
+            if let Err(undo) = net.remove_sandbox(&id).await {
+                warn!(sandbox = id, error = %undo, "cannot remove a sandbox without names");
+            }
+            return Err(e);
+        }
+        // what was applied meanwhile knew nothing of this sandbox
+        let mut state = self.state.lock();
+        self.dns.update(&id, state.zones.of(&sandbox));
+        state.sandboxes.insert(id, sandbox);
+        Ok(kernel)
+    }
+
+    fn resolver(&self, node_file: &str, dns: Option<&DnsConfig>) -> Resolver {
+        let mut dns = dns.cloned().unwrap_or_default();
+        if dns.nameservers.is_empty() {
+            dns.nameservers = self.settings.upstreams.iter().map(ToString::to_string).collect();
+        }
+        Resolver::new(node_file, Some(&dns))
+    }
+
+    /// Makes the network of a container. Everything is undone where a step fails.
+    pub(crate) async fn wire(&self, request: WireRequest) -> Result<Wired, WireError> {
+        let attachments = match &request.task {
+            Some(task) => task.networks.clone(),
+            None => request.attachments.clone(),
+        };
+        let networks = self.views_of(&attachments).await?;
+        let mode = match &request.task {
+            Some(task) => task_sandbox(task, &networks.views)?,
+            None => build_sandbox(
+                &SandboxInputs {
+                    id: request.id.clone(),
+                    attachments: attachments.iter().collect(),
+                    host_ports: request.host_ports.clone(),
+                    sysctls: BTreeMap::new(),
+                },
+                &networks.views,
+            )?,
+        };
+        let NetworkMode::Sandbox(plan) = mode else {
+            let files = ContainerFiles { hosts: None, hostname: None, resolv_conf: None };
+            let networks = host_network();
+            return Ok(Wired {
+                mode: malha_runtime::NetworkMode::Host,
+                files,
+                networks,
+                ports: Vec::new(),
+                sandbox_key: String::new(),
+            });
+        };
+        let resolver = self.resolver(&node_resolv_conf(), request.dns.as_ref());
+        let resolv_conf = resolver.resolv_conf();
+        let own = plan.own_addresses();
+        let ids = attachments.iter().map(|a| a.network.clone()).collect();
+        self.state.lock().orphans.remove(&request.id);
+        self.ensure_open().await?;
+        let kernel = self.kernel.read().await;
+        let kernel = self.stand(opened(&kernel)?, plan, ids, resolver).await?;
+        let endpoints = attachments.iter().filter_map(|a| {
+            let network = &networks.views.get(&a.network)?.network;
+            Some((network.name().to_owned(), endpoint_settings(&request.id, network, a)))
+        });
+        Ok(Wired {
+            mode: malha_runtime::NetworkMode::Path(kernel.netns.clone()),
+            files: ContainerFiles {
+                hosts: Some(hosts_file(&request.hostname, &own, &request.hosts)),
+                hostname: (!request.hostname.is_empty()).then(|| format!("{}\n", request.hostname)),
+                resolv_conf: Some(resolv_conf),
+            },
+            networks: endpoints.collect(),
+            ports: kernel.host_ports,
+            sandbox_key: kernel.netns.display().to_string(),
+        })
+    }
+
+    /// Stand-alone containers need the node's network without any swarm.
+    async fn ensure_open(&self) -> Result<(), WireError> {
+        if self.kernel.read().await.is_some() {
+            return Ok(());
+        }
+        let mut kernel = self.kernel.write().await;
+        if kernel.is_some() {
+            return Ok(());
+        }
+        self.open_kernel(&mut kernel, Underlay::NONE).await
+    }
+
+    /// Takes over the sandbox of a stand-alone container that a former daemon left standing, once its attachments have
+    /// arrived.
+    pub(crate) async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
+        let mut watch = self.networks.subscribe();
+        let known = |n: &NodeNetworks| attachments.iter().all(|id| n.tasks.iter().any(|t| t.id == *id));
+        // Where they do not arrive the container has lost them: what is left of its network is still its own.
+        let arrived = tokio::time::timeout(VIEW_LIMIT, watch.wait_for(|n| known(n))).await;
+        if !matches!(arrived, Ok(Ok(_))) {
+            warn!(sandbox = request.id, "not all attachments of a container are known any more");
+        }
+        drop(arrived);
+        let tasks = self.current();
+        let own = tasks.tasks.iter().filter(|t| attachments.contains(&t.id));
+        request.attachments = own.flat_map(|t| t.networks.iter().cloned()).collect();
+        self.wire(request).await.map(drop)
+    }
+
+    /// The hosts file of a sandbox once its container's host name is known.
+    pub(crate) fn hosts_file(&self, sandbox: &str, hostname: &str, extra: &[String]) -> ContainerFiles {
+        let networks = self.current();
+        let task = networks.tasks.iter().find(|t| t.id.as_str() == sandbox);
+        let plan = task.and_then(|t| match task_sandbox(t, &networks.views) {
+            Ok(NetworkMode::Sandbox(plan)) => Some(plan),
+            _ => None,
+        });
+        let own = plan.map(|p| p.own_addresses()).unwrap_or_default();
+        ContainerFiles { hosts: Some(hosts_file(hostname, &own, extra)), hostname: None, resolv_conf: None }
+    }
+
+    pub(crate) async fn unwire(&self, id: &str) -> Result<(), WireError> {
+        let kernel = self.kernel.read().await;
+        {
+            let mut state = self.state.lock();
+            state.sandboxes.remove(id);
+            state.orphans.remove(id);
+        }
+        self.dns.remove(id).await;
+        match opened(&kernel) {
+            Ok(net) => Ok(net.remove_sandbox(&id.to_owned()).await?),
+            // Nothing can be left of it then.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits until the views of all attached networks are here.
+    async fn views_of(&self, attachments: &[NetworkAttachment]) -> Result<Arc<NodeNetworks>, WireError> {
+        let mut watch = self.networks.subscribe();
+        let missing =
+            |n: &NodeNetworks| attachments.iter().map(|a| &a.network).find(|id| !n.views.contains_key(*id)).cloned();
+        let arrived = watch.wait_for(|n| missing(n).is_none());
+        match tokio::time::timeout(VIEW_LIMIT, arrived).await {
+            Ok(Ok(networks)) => Ok(networks.clone()),
+            _ => {
+                let current = self.current();
+                missing(&current).map_or(Ok(current), |id| Err(WireError::NoView(id)))
+            }
+        }
+    }
+}
+
+fn node_resolv_conf() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+fn opened(kernel: &Option<Kernel>) -> Result<&NodeNetwork, WireError> {
+    kernel.as_ref().map(|k| &k.net).ok_or(WireError::Closed)
+}

@@ -1,0 +1,103 @@
+//! `docker swarm join`: a certificate for a token, then a session.
+
+use std::{sync::Arc, time::Duration};
+
+use malha_agent::Link;
+use malha_api::{backend::JoinRequest, errors};
+use malha_model::{ApiError, ApiResult, Code};
+use tracing::info;
+
+use super::{
+    Swarm,
+    init::Addresses,
+    member::Member,
+    saved::{self, Saved},
+};
+
+/// Docker's: after that the node goes on trying by itself.
+const JOIN_LIMIT: Duration = Duration::from_secs(20);
+
+impl Swarm {
+    pub(super) async fn join_cluster(&self, request: JoinRequest) -> ApiResult<()> {
+        let _changing = self.changing.lock().await;
+        if self.member().is_some() {
+            return Err(errors::already_in_a_swarm());
+        }
+        if request.remote_addrs.is_empty() {
+            return Err(ApiError::plain(Code::InvalidArgument, "at least 1 RemoteAddr is required to join"));
+        }
+        let addresses = Addresses::of(self, &request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
+        let remotes: Vec<String> = request.remote_addrs.iter().map(|a| with_port(a)).collect();
+        let joining =
+            malha_wire::join(&remotes, &request.join_token, request.availability, Some(&self.dir), &self.deps.tasks);
+        let joined = match tokio::time::timeout(JOIN_LIMIT, joining).await {
+            Ok(Ok(joined)) => joined,
+            Ok(Err(e)) => {
+                self.abandon().await;
+                return Err(e.into());
+            }
+            Err(_) => {
+                self.abandon().await;
+                return Err(errors::join_timeout());
+            }
+        };
+        let saved = Saved {
+            listen: addresses.listen,
+            advertise: addresses.advertise,
+            data_path: addresses.data_path,
+            data_path_port: joined.data_path_port,
+            managers: remotes,
+        };
+        saved::save(&self.dir, &saved)?;
+        let member = Member::start(&self.deps, self.dir.clone(), saved, Arc::new(joined.tls))
+            .await
+            .map_err(|e| ApiError::internal(format!("{e:#}")));
+        let member = match member {
+            Ok(member) => member,
+            Err(e) => {
+                self.abandon().await;
+                return Err(e);
+            }
+        };
+        // From here on the node is a member: whatever is still missing it goes on trying by itself.
+        self.current.store(Some(member.clone()));
+        let becoming = async {
+            member.resume_role().await.map_err(|e| ApiError::internal(format!("{e:#}")))?;
+            member.join_managers().await?;
+            member.wait_ready().await
+        };
+        match tokio::time::timeout(JOIN_LIMIT, becoming).await {
+            Ok(result) => result,
+            Err(_) => Err(errors::join_timeout()),
+        }
+    }
+}
+
+impl Member {
+    /// Waits for the agent's session with the leader.
+    pub(super) async fn wait_ready(&self) -> ApiResult<()> {
+        let mut link = self.agent.link();
+        let connected = link.wait_for(|l| matches!(l, Link::Connected { .. }));
+        match tokio::time::timeout(JOIN_LIMIT, connected).await {
+            Ok(Ok(_)) => {
+                info!(node = %self.node, "session with the leader stands");
+                Ok(())
+            }
+            _ => Err(errors::join_timeout()),
+        }
+    }
+}
+
+/// A manager's address without a port means the default one.
+fn with_port(addr: &str) -> String {
+    if addr.parse::<std::net::SocketAddr>().is_ok() {
+        return addr.to_owned();
+    }
+    if let Ok(ip) = addr.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+        return std::net::SocketAddr::new(ip, malha_model::defaults::CONTROL_PORT).to_string();
+    }
+    match addr.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => addr.to_owned(),
+        _ => format!("{addr}:{}", malha_model::defaults::CONTROL_PORT),
+    }
+}

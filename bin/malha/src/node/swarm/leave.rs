@@ -1,0 +1,76 @@
+//! `docker swarm leave`: nothing of the swarm is left on this node.
+
+use malha_api::errors;
+use malha_model::{ApiError, ApiResult, Code};
+use tracing::{info, warn};
+
+use super::{Swarm, member::Member, saved};
+
+const LOST: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
+                    `--force-new-cluster`. Use `--force` to suppress this message.";
+
+impl Swarm {
+    pub(super) async fn leave_cluster(&self, force: bool) -> ApiResult<()> {
+        let _changing = self.changing.lock().await;
+        let member = self.member().ok_or_else(errors::not_in_a_swarm)?;
+        if !force {
+            refuse_manager(&member)?;
+        }
+        member.leave_managers(force).await?;
+        // Containers end and their sandboxes go before what they stand on does.
+        member.agent.clear().await;
+        member.stop().await;
+        self.current.store(None);
+        self.deps.net.close().await.map_err(|e| ApiError::internal(format!("the node's network: {e}")))?;
+        saved::clear(&self.dir)?;
+        info!(node = %member.node, "left the swarm");
+        Ok(())
+    }
+}
+
+/// Docker refuses every manager without `--force`, and says what would be lost.
+fn refuse_manager(member: &Member) -> ApiResult<()> {
+    let mut text = "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+    let Some(managing) = member.managing.load_full() else {
+        // What a manager that cannot run holds on its disk may be all that there is.
+        let Some(why) = member.failed.load_full() else { return Ok(()) };
+        text.push_str(&format!("Its state cannot be looked at: {why}. Use `--force` to ignore this message. "));
+        return Err(ApiError::plain(Code::Unavailable, text));
+    };
+    let members = managing.consensus.members();
+    let reachable = members.iter().filter(|m| m.reachability != malha_consensus::Reachability::Unreachable).count();
+    if members.len() == 1 {
+        text.push_str(
+            "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
+        );
+        return Err(ApiError::plain(Code::Unavailable, text));
+    }
+    let unreachable = members.len() - reachable;
+    if reachable.saturating_sub(2) <= unreachable {
+        text.push_str(&format!(
+            "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
+            reachable.saturating_sub(1),
+            members.len()
+        ));
+    }
+    text.push_str(LOST);
+    Err(ApiError::plain(Code::Unavailable, text))
+}
+
+impl Member {
+    /// Gives the seat in the Raft group up. With `force` it goes all the same where nobody answers.
+    async fn leave_managers(&self, force: bool) -> ApiResult<()> {
+        let Some(managing) = self.managing.load_full() else { return Ok(()) };
+        if managing.consensus.members().len() <= 1 {
+            return Ok(());
+        }
+        match malha_manager::leave_raft(&*self.connector, &self.manager_addrs()).await {
+            Ok(()) => Ok(()),
+            Err(e) if force => {
+                warn!(error = %e, "the other managers do not know that this one leaves");
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+}

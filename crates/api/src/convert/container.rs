@@ -1,0 +1,217 @@
+//! Containers as `docker ps` and `docker inspect` read them.
+
+use std::collections::BTreeMap;
+
+use malha_model::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::duration::human;
+use crate::backend::{Container, ContainerState, ContainerStatus, EndpointSettings, PortBinding};
+
+/// What the process was started as: entrypoint, then command.
+fn command(c: &Container) -> Vec<&str> {
+    let entrypoint = c.config.entrypoint.iter().flatten();
+    entrypoint.chain(c.config.cmd.iter().flatten()).map(String::as_str).collect()
+}
+
+/// A row of `GET /containers/json`.
+pub(crate) fn summary(c: &Container, now: Timestamp, size: bool) -> Value {
+    let quoted = |a: &str| if a.contains(' ') { format!("'{a}'") } else { a.to_owned() };
+    let argv = command(c);
+    let line = match argv.split_first() {
+        None => String::new(),
+        Some((path, args)) => {
+            let args: Vec<String> = args.iter().map(|a| quoted(a)).collect();
+            [vec![(*path).to_owned()], args].concat().join(" ")
+        }
+    };
+    let mut value = json!({
+        "Id": c.id,
+        "Names": [format!("/{}", c.name)],
+        "Image": c.image,
+        "ImageID": c.image_id,
+        "Command": line,
+        "Created": c.created.unix(),
+        "Ports": c.ports,
+    });
+    if size {
+        value["SizeRw"] = json!(0);
+        value["SizeRootFs"] = json!(0);
+    }
+    let rest = json!({
+        "Labels": c.config.labels,
+        "State": c.state.status,
+        "Status": status_text(&c.state, now),
+        "HostConfig": { "NetworkMode": c.host_config.network_mode },
+        "NetworkSettings": { "Networks": c.networks },
+        "Mounts": c.mounts,
+    });
+    if let (Value::Object(map), Value::Object(rest)) = (&mut value, rest) {
+        map.extend(rest);
+    }
+    value
+}
+
+/// “Up 2 minutes (healthy)”, “Exited (1) 3 seconds ago”.
+pub(crate) fn status_text(s: &ContainerState, now: Timestamp) -> String {
+    let up = human(now.since(s.started_at));
+    let ago = human(now.since(s.finished_at));
+    match s.status {
+        ContainerStatus::Paused => format!("Up {up} (Paused)"),
+        ContainerStatus::Restarting => format!("Restarting ({}) {ago} ago", s.exit_code),
+        ContainerStatus::Running => match s.health.as_ref().map(|h| h.status.as_str()) {
+            Some("starting") => format!("Up {up} (health: starting)"),
+            Some(health @ ("healthy" | "unhealthy")) => format!("Up {up} ({health})"),
+            _ => format!("Up {up}"),
+        },
+        ContainerStatus::Removing => "Removal In Progress".into(),
+        ContainerStatus::Dead => "Dead".into(),
+        ContainerStatus::Created => "Created".into(),
+        ContainerStatus::Exited if s.finished_at.is_zero() => String::new(),
+        ContainerStatus::Exited => format!("Exited ({}) {ago} ago", s.exit_code),
+    }
+}
+
+/// `GET /containers/{id}/json`.
+pub(crate) fn inspect(c: &Container, storage_driver: &str, size: bool) -> Value {
+    let argv = command(c);
+    let (path, args) = argv.split_first().map_or(("", &[][..]), |(p, a)| (*p, a));
+    let execs = if c.exec_ids.is_empty() { Value::Null } else { json!(c.exec_ids) };
+    let mut value = json!({
+        "Id": c.id,
+        "Created": c.created,
+        "Path": path,
+        "Args": args,
+        "State": state(&c.state),
+        "Image": c.image_id,
+        "ResolvConfPath": c.resolv_conf_path,
+        "HostnamePath": c.hostname_path,
+        "HostsPath": c.hosts_path,
+        "LogPath": c.log_path,
+        "Name": format!("/{}", c.name),
+        "RestartCount": c.restart_count,
+        "Driver": storage_driver,
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": execs,
+        "HostConfig": c.host_config,
+        "GraphDriver": { "Data": null, "Name": storage_driver },
+        "Mounts": c.mounts,
+        "Config": c.config,
+        "NetworkSettings": network_settings(c),
+    });
+    if size {
+        value["SizeRw"] = json!(0);
+        value["SizeRootFs"] = json!(0);
+    }
+    value
+}
+
+fn state(s: &ContainerState) -> Value {
+    let is = |status| s.status == status;
+    let mut value = json!({
+        "Status": s.status,
+        "Running": is(ContainerStatus::Running) || is(ContainerStatus::Paused) || is(ContainerStatus::Restarting),
+        "Paused": is(ContainerStatus::Paused),
+        "Restarting": is(ContainerStatus::Restarting),
+        "OOMKilled": s.oom_killed,
+        "Dead": is(ContainerStatus::Dead),
+        "Pid": s.pid,
+        "ExitCode": s.exit_code,
+        "Error": s.error,
+        "StartedAt": s.started_at,
+        "FinishedAt": s.finished_at,
+    });
+    if let Some(h) = &s.health {
+        value["Health"] = json!({ "Status": h.status, "FailingStreak": h.failing_streak, "Log": [] });
+    }
+    value
+}
+
+fn network_settings(c: &Container) -> Value {
+    let sandbox = c.sandbox_key.rsplit('/').next().unwrap_or_default();
+    let mut value = json!({
+        "Bridge": "",
+        "SandboxID": sandbox,
+        "SandboxKey": c.sandbox_key,
+        "Ports": ports(c),
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+    });
+    // Deprecated fields that speak of the default bridge alone.
+    let none = EndpointSettings::default();
+    let bridge = c.networks.get("bridge").unwrap_or(&none);
+    for (key, v) in [
+        ("EndpointID", json!(bridge.endpoint_id)),
+        ("Gateway", json!(bridge.gateway)),
+        ("GlobalIPv6Address", json!(bridge.global_ipv6_address)),
+        ("GlobalIPv6PrefixLen", json!(bridge.global_ipv6_prefix_len)),
+        ("IPAddress", json!(bridge.ip_address)),
+        ("IPPrefixLen", json!(bridge.ip_prefix_len)),
+        ("IPv6Gateway", json!(bridge.ipv6_gateway)),
+        ("MacAddress", json!(bridge.mac_address)),
+        ("Networks", json!(c.networks)),
+    ] {
+        value[key] = v;
+    }
+    value
+}
+
+/// `80/tcp` → bindings, or null for a port that is only exposed.
+fn ports(c: &Container) -> Value {
+    let mut map: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
+    for p in &c.ports {
+        let slot = map.entry(format!("{}/{}", p.private_port, p.protocol)).or_default();
+        if let Some(public) = p.public_port {
+            let binding = PortBinding { host_ip: p.ip.clone(), host_port: public.to_string() };
+            slot.get_or_insert_default().push(binding);
+        }
+    }
+    map.into_iter().map(|(k, v)| (k, json!(v))).collect::<Map<_, _>>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{ContainerConfig, Health, PortSummary};
+
+    #[test]
+    fn status_reads_like_dockers() {
+        let now = Timestamp(1_000_000_000_000);
+        let at = |s: i64| Timestamp(s * 1_000_000_000);
+        let mut s =
+            ContainerState { status: ContainerStatus::Running, started_at: at(880), ..ContainerState::default() };
+        assert_eq!(status_text(&s, now), "Up 2 minutes");
+        s.health = Some(Health { status: "starting".into(), ..Health::default() });
+        assert_eq!(status_text(&s, now), "Up 2 minutes (health: starting)");
+        s.status = ContainerStatus::Exited;
+        s.exit_code = 7;
+        s.finished_at = at(997);
+        assert_eq!(status_text(&s, now), "Exited (7) 3 seconds ago");
+    }
+
+    #[test]
+    fn an_inspect_has_dockers_keys_and_port_map() {
+        let c = Container {
+            id: "a".repeat(64),
+            name: "web".into(),
+            config: ContainerConfig { cmd: Some(vec!["sleep".into(), "1 2".into()]), ..ContainerConfig::default() },
+            ports: vec![
+                PortSummary { ip: "0.0.0.0".into(), private_port: 80, public_port: Some(8080), protocol: "tcp".into() },
+                PortSummary { private_port: 53, protocol: "udp".into(), ..PortSummary::default() },
+            ],
+            ..Container::default()
+        };
+        let v = inspect(&c, "overlayfs", false);
+        assert_eq!(v["NetworkSettings"]["Ports"]["80/tcp"], json!([{"HostIp": "0.0.0.0", "HostPort": "8080"}]));
+        assert_eq!(v["NetworkSettings"]["Ports"]["53/udp"], Value::Null);
+        assert_eq!((v["Path"].as_str(), v["Name"].as_str()), (Some("sleep"), Some("/web")));
+        assert_eq!(v["State"]["Status"], "created");
+        assert_eq!(summary(&c, Timestamp::ZERO, false)["Command"], "sleep '1 2'");
+    }
+}

@@ -1,0 +1,179 @@
+//! Ports published on this node alone (`mode=host`).
+//!
+//! A port is held by a bound socket, so that a port already in use is an error of the task that wants it and nobody
+//! takes it later; packets never reach that socket, the node's rules lead them to the container. What is held is
+//! written down beside the namespaces: rules outlive the daemon, and a daemon that returns must not cut them.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use malha_model::{PortConfig, Protocol};
+use malha_netplan::SandboxId;
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    error::{Doing, NetError, NetResult},
+    netns::Netns,
+};
+
+#[derive(Debug)]
+pub(crate) struct HostPorts {
+    dir: PathBuf,
+    held: BTreeMap<SandboxId, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    _sockets: Vec<OwnedFd>,
+}
+
+/// What is written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// The container's address on the gateway bridge.
+    addr: Ipv4Addr,
+    /// Every one with its port on the node.
+    ports: Vec<PortConfig>,
+}
+
+impl HostPorts {
+    /// What a daemon before this one held. A port that cannot be held again keeps its rule: its container still runs.
+    pub(crate) async fn load(dir: &Path, node: &Netns) -> NetResult<Self> {
+        fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
+        let mut all = Self { dir: dir.to_owned(), held: BTreeMap::new() };
+        for entry in fs::read_dir(dir).doing(|| format!("read {}", dir.display()))? {
+            let path = entry.doing(|| format!("read {}", dir.display()))?.path();
+            if path.extension().is_some_and(|e| e == "new") {
+                let _ = fs::remove_file(&path);
+            }
+            let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json")) else {
+                continue;
+            };
+            let text = fs::read(&path).doing(|| format!("read {}", path.display()))?;
+            let Ok(record) = serde_json::from_slice::<Record>(&text) else {
+                tracing::warn!(path = %path.display(), "not a record of ports; ignored");
+                continue;
+            };
+            let sockets = match hold(node, record.ports.clone()).await {
+                Ok((_, sockets)) => sockets,
+                Err(error) => {
+                    tracing::warn!(sandbox = id, %error, "port is used by somebody else as well");
+                    Vec::new()
+                }
+            };
+            all.held.insert(id.to_owned(), Held { record, _sockets: sockets });
+        }
+        Ok(all)
+    }
+
+    /// Holds `wanted` for a sandbox; answers them with the ports they got. True where the rules changed.
+    pub(crate) async fn bind(
+        &mut self,
+        node: &Netns,
+        id: &SandboxId,
+        wanted: &[PortConfig],
+        addr: Option<Ipv4Addr>,
+    ) -> NetResult<(Vec<PortConfig>, bool)> {
+        if let Some(held) = self.held.get(id)
+            && Some(held.record.addr) == addr
+            && matches(&held.record.ports, wanted)
+        {
+            return Ok((held.record.ports.clone(), false));
+        }
+        let released = self.release(id)?;
+        let Some(addr) = addr.filter(|_| !wanted.is_empty()) else { return Ok((Vec::new(), released)) };
+        let (ports, sockets) = hold(node, wanted.to_vec()).await?;
+        let record = Record { addr, ports: ports.clone() };
+        self.write(id, &record)?;
+        self.held.insert(id.clone(), Held { record, _sockets: sockets });
+        Ok((ports, true))
+    }
+
+    /// True where there was something to release.
+    pub(crate) fn release(&mut self, id: &SandboxId) -> NetResult<bool> {
+        let was = self.held.remove(id).is_some();
+        match fs::remove_file(self.path(id)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing(|| format!("forget ports of {id}")),
+            _ => Ok(was),
+        }
+    }
+
+    pub(crate) fn sandboxes(&self) -> impl Iterator<Item = &SandboxId> {
+        self.held.keys()
+    }
+
+    /// For the rules.
+    pub(crate) fn map(&self) -> BTreeMap<(Protocol, u16), SocketAddrV4> {
+        let all = self.held.values().flat_map(|h| h.record.ports.iter().map(|p| (h.record.addr, p)));
+        all.map(|(addr, p)| ((p.protocol, p.published_port), SocketAddrV4::new(addr, p.target_port))).collect()
+    }
+
+    fn path(&self, id: &SandboxId) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+
+    fn write(&self, id: &SandboxId, record: &Record) -> NetResult<()> {
+        let (path, new) = (self.path(id), self.dir.join(format!("{id}.new")));
+        let text = serde_json::to_vec(record).map_err(io::Error::other).doing(|| format!("record ports of {id}"))?;
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &path)).doing(|| format!("write {}", path.display()))
+    }
+}
+
+/// The same ports, where a wanted one without a number takes any.
+fn matches(held: &[PortConfig], wanted: &[PortConfig]) -> bool {
+    let same = |(h, w): (&PortConfig, &PortConfig)| {
+        h.protocol == w.protocol
+            && h.target_port == w.target_port
+            && (w.published_port == 0 || h.published_port == w.published_port)
+    };
+    held.len() == wanted.len() && held.iter().zip(wanted).all(same)
+}
+
+/// Binds each port on the node; one that is 0 becomes a free one.
+async fn hold(node: &Netns, ports: Vec<PortConfig>) -> NetResult<(Vec<PortConfig>, Vec<OwnedFd>)> {
+    let bind_all = move || {
+        let mut bound = Vec::new();
+        let mut sockets = Vec::new();
+        for mut port in ports {
+            match bind(port.protocol, port.published_port) {
+                Ok((number, socket)) => {
+                    port.published_port = number;
+                    sockets.extend(socket);
+                    bound.push(port);
+                }
+                Err(e) => return Err((port, e)),
+            }
+        }
+        Ok((bound, sockets))
+    };
+    match node.run(bind_all).await.doing(|| "enter the node's namespace".into())? {
+        Ok(all) => Ok(all),
+        Err((port, e)) if e.kind() == io::ErrorKind::AddrInUse => Err(NetError::PortTaken {
+            addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: port.published_port,
+            protocol: port.protocol.to_string(),
+        }),
+        Err((port, e)) => Err(e).doing(|| format!("bind port {}/{}", port.published_port, port.protocol)),
+    }
+}
+
+fn bind(protocol: Protocol, port: u16) -> io::Result<(u16, Option<OwnedFd>)> {
+    let kind = match protocol {
+        Protocol::Tcp => Type::STREAM,
+        Protocol::Udp => Type::DGRAM,
+        // few kernels have SCTP sockets; the rule alone serves
+        Protocol::Sctp if port != 0 => return Ok((port, None)),
+        Protocol::Sctp => return Err(io::Error::other("an SCTP port needs its number on the node")),
+    };
+    let socket = Socket::new(Domain::IPV4, kind, None)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    let bound = socket.local_addr()?.as_socket().map_or(port, |a| a.port());
+    Ok((bound, Some(socket.into())))
+}

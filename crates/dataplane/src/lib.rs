@@ -1,0 +1,30 @@
+//! Network namespaces, links, eBPF programs and maps, nftables.
+
+pub mod ebpf;
+mod error;
+mod gwbridge;
+mod hostports;
+mod libnftables;
+mod names;
+mod netns;
+mod nft;
+mod node;
+mod paths;
+mod programs;
+mod rtnl;
+mod sandbox;
+mod uplinks;
+mod vxlan;
+mod wire;
+mod xfrm;
+
+pub use self::{
+    error::{NetError, NetResult},
+    gwbridge::{GWBRIDGE, GwBridge, GwBridgeConfig},
+    netns::Netns,
+    node::{NodeNetwork, NodeNetworkConfig},
+    programs::{ProgramError, Programs},
+    sandbox::{SandboxState, Sandboxes},
+    uplinks::{NodeAddresses, Uplink},
+    wire::{GatewayState, LinkState},
+};

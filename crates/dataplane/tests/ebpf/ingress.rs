@@ -1,0 +1,283 @@
+//! Published ports: from outside, through any node, with the client's own address.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    thread::sleep,
+    time::Duration,
+};
+
+use malha_dataplane::ebpf::DropReason;
+use malha_model::Protocol;
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    servers::{self, Conversation, within},
+    world::{INGRESS, World, run},
+};
+
+const PORT: u16 = 5000;
+
+/// `a` on node 0 and `b` on node 1 serve behind port 5000; node 2 has no task.
+fn mesh() -> World {
+    let mut world = World::new(3);
+    world.network(INGRESS);
+    world.container("a", 0, 2, &[INGRESS]);
+    world.container("b", 1, 3, &[INGRESS]);
+    for name in ["a", "b"] {
+        servers::tcp(&world.containers[name].netns, name, 3000);
+    }
+    world.serve_udp("a", "0.0.0.0:3000");
+    world.serve_udp("b", "[::]:3000");
+    world.publish(Protocol::Tcp, PORT, 3000, &["a", "b"]);
+    world.publish(Protocol::Udp, PORT, 3000, &["a", "b"]);
+    world.apply();
+    world
+}
+
+fn both(client: IpAddr) -> BTreeSet<String> {
+    ["a", "b"].map(|n| format!("{n} sees {client}")).into()
+}
+
+#[test]
+fn any_node_serves_and_the_task_sees_the_client() {
+    let world = mesh();
+    for node in &world.nodes {
+        let said: Vec<String> = (0..4).map(|_| servers::get(&world.client(), (node.address, PORT)).unwrap()).collect();
+        assert_eq!(said.iter().cloned().collect::<BTreeSet<_>>(), both(World::CLIENT), "{}", node.netns);
+        assert_eq!(said.iter().filter(|s| s.starts_with('a')).count(), 2, "evenly");
+    }
+}
+
+#[test]
+fn datagrams_too() {
+    let world = mesh();
+    for node in &world.nodes {
+        let answers: Vec<_> =
+            (0..4).map(|_| servers::datagram(&world.client(), (node.address, PORT)).unwrap()).collect();
+        assert_eq!(answers.iter().map(|(said, _)| said.clone()).collect::<BTreeSet<_>>(), both(World::CLIENT));
+        assert!(answers.iter().all(|(_, from)| *from == node.address));
+    }
+}
+
+#[test]
+fn the_node_itself_reaches_it_by_localhost_and_by_its_address() {
+    let world = mesh();
+    for node in &world.nodes {
+        for address in [Ipv4Addr::LOCALHOST, node.address] {
+            let said: BTreeSet<String> = (0..4).map(|_| servers::get(&node.netns, (address, PORT)).unwrap()).collect();
+            assert_eq!(said, both(node.address.into()), "{} by {address}", node.netns);
+            let (said, from) = servers::datagram(&node.netns, (address, PORT)).unwrap();
+            assert!(both(node.address.into()).contains(&said), "{said}");
+            assert_eq!(from, address);
+        }
+        // another node is a client like any other
+        let other = world.nodes.iter().find(|n| n.netns != node.netns).unwrap();
+        let said: BTreeSet<String> =
+            (0..4).map(|_| servers::get(&node.netns, (other.address, PORT)).unwrap()).collect();
+        assert_eq!(said, both(node.address.into()));
+    }
+}
+
+/// Containers come by the egress bridge, where those of other nodes have the same addresses: the task sees the node.
+#[test]
+fn containers_reach_it_by_the_address_of_their_node() {
+    let world = mesh();
+    // both have the address that the other has on its own node
+    world.egress("a", 2);
+    world.egress("b", 2);
+    for (name, node) in [("a", &world.nodes[0]), ("b", &world.nodes[1])] {
+        let netns = &world.containers[name].netns;
+        let said: BTreeSet<String> = (0..4).map(|_| servers::get(netns, (node.address, PORT)).unwrap()).collect();
+        assert_eq!(said, both(node.address.into()), "{name}, itself among them");
+    }
+    sleep(Duration::from_millis(300));
+    for node in &world.nodes {
+        let dump = node.dataplane().dump().unwrap();
+        let flows = dump.into_iter().find(|m| m.name == "flows").unwrap();
+        assert!(flows.rows.is_empty(), "{:?}", flows.rows);
+    }
+}
+
+#[test]
+fn an_idle_connection_outlives_every_timer() {
+    let world = mesh();
+    let mut open = Vec::new();
+    for node in &world.nodes {
+        for name in ["established", "unacknowledged", "syn_sent", "syn_recv", "fin_wait", "close"] {
+            let setting = format!("net.netfilter.nf_conntrack_tcp_timeout_{name}");
+            run(&format!("ip netns exec {} busybox sysctl -q -w {setting}=2", node.netns));
+        }
+        // somebody's firewall, so that the kernel tracks connections at all
+        run(&format!("ip netns exec {} nft add table ip t", node.netns));
+        run(&format!(
+            "ip netns exec {} nft add chain ip t c {{ type filter hook prerouting priority 0; }}",
+            node.netns
+        ));
+        run(&format!("ip netns exec {} nft add rule ip t c ct state established accept", node.netns));
+        open.push(Conversation::open(&world.client(), (node.address, PORT)));
+        open.push(Conversation::open(&world.client(), (node.address, PORT)));
+        open.push(Conversation::open(&node.netns, (Ipv4Addr::LOCALHOST, PORT)));
+    }
+    sleep(Duration::from_secs(6));
+    for conversation in &mut open {
+        let name = conversation.greeting[..1].to_owned();
+        assert_eq!(conversation.say("still here").unwrap(), format!("{name} echoes still here"));
+    }
+}
+
+#[test]
+fn no_backend_and_no_publication_are_refused_at_once() {
+    let mut world = mesh();
+    let refused = Err("Connection refused (os error 111)".to_owned());
+    assert_eq!(servers::get(&world.client(), (world.nodes[2].address, PORT + 1)), refused);
+    world.publish(Protocol::Tcp, PORT, 3000, &[]);
+    world.apply();
+    assert_eq!(servers::get(&world.client(), (world.nodes[2].address, PORT)), refused);
+}
+
+#[test]
+fn a_backend_that_goes_takes_its_flows_along() {
+    let mut world = mesh();
+    let mut open: Vec<Conversation> =
+        (0..2).map(|_| Conversation::open(&world.client(), (world.nodes[2].address, PORT))).collect();
+
+    world.publish(Protocol::Tcp, PORT, 3000, &["b"]);
+    world.apply();
+    for conversation in &mut open {
+        assert!(conversation.say("draining").is_ok());
+    }
+    for _ in 0..3 {
+        assert!(servers::get(&world.client(), (world.nodes[2].address, PORT)).unwrap().starts_with('b'));
+    }
+
+    world.forget("a");
+    world.apply();
+    for conversation in &mut open {
+        let said = conversation.say("gone");
+        if conversation.greeting.starts_with('a') {
+            assert_eq!(said.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        } else {
+            assert_eq!(said.unwrap(), "b echoes gone");
+        }
+    }
+}
+
+#[test]
+fn closed_flows_are_forgotten() {
+    let world = mesh();
+    for node in &world.nodes {
+        for _ in 0..10 {
+            servers::get(&world.client(), (node.address, PORT)).unwrap();
+            servers::get(&node.netns, (Ipv4Addr::LOCALHOST, PORT)).unwrap();
+        }
+    }
+    sleep(Duration::from_secs(1));
+    for node in &world.nodes {
+        for map in node.dataplane().dump().unwrap().iter().filter(|m| ["flows", "replies"].contains(&m.name)) {
+            assert!(map.rows.is_empty(), "{} of {}: {:?}", map.name, node.netns, map.rows);
+        }
+    }
+}
+
+/// The same client port towards several nodes lands on one task: the task must see two connections, not one.
+#[test]
+fn one_client_port_through_several_nodes() {
+    let mut world = mesh();
+    world.publish(Protocol::Tcp, PORT, 3000, &["a"]);
+    world.publish(Protocol::Tcp, PORT + 1, 3000, &["a"]);
+    world.apply();
+    let client = world.client();
+    let targets: Vec<SocketAddr> =
+        world.nodes.iter().flat_map(|n| [PORT, PORT + 1].map(|port| SocketAddr::from((n.address, port)))).collect();
+    let streams: Vec<TcpStream> = within(&client, || {
+        let connect = |to: &SocketAddr| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&SocketAddr::from(([192, 168, 77, 100], 45678)).into()).unwrap();
+            socket.connect_timeout(&(*to).into(), Duration::from_secs(2)).unwrap();
+            TcpStream::from(socket)
+        };
+        targets.iter().map(connect).collect()
+    });
+    let mut open: Vec<Conversation> = streams.into_iter().map(Conversation::on).collect();
+    for round in ["one", "two"] {
+        for conversation in &mut open {
+            assert_eq!(conversation.say(round).unwrap(), format!("a echoes {round}"));
+        }
+    }
+}
+
+/// Large transfers both ways: segments bigger than any wire's, checksums left to the device.
+#[test]
+fn bulk_passes_both_ways() {
+    use std::io::{Read, Write};
+    let world = mesh();
+    for node in &world.nodes {
+        for netns in [&world.client(), &node.netns] {
+            let stream = within(netns, || TcpStream::connect((node.address, PORT)).unwrap());
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let line = format!("{}\n", "x".repeat(1_000_000));
+            std::thread::scope(|scope| {
+                scope.spawn(|| (&stream).write_all(line.repeat(4).as_bytes()).unwrap());
+                let mut got = 0;
+                let mut buffer = vec![0; 1 << 16];
+                while got < 4_000_000 {
+                    let n = (&stream).read(&mut buffer).unwrap();
+                    assert!(n > 0);
+                    got += n;
+                }
+            });
+        }
+    }
+}
+
+/// A client behind a narrow path: the router's complaint must reach the task, or large answers never arrive.
+#[test]
+fn a_task_learns_of_a_narrow_path() {
+    use std::io::{Read, Write};
+    let world = mesh();
+    let (far, router) = (world.behind_client(1300), world.client());
+    run(&format!("ip netns exec {router} busybox sysctl -q -w net.ipv4.ip_forward=1"));
+    for node in &world.nodes {
+        run(&format!("ip -n {} route add 192.168.78.0/24 via 192.168.77.100", node.netns));
+        for _ in 0..2 {
+            let stream = within(&far, || TcpStream::connect((node.address, PORT)).unwrap());
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let line = format!("{}\n", "x".repeat(1000));
+            for _ in 0..100 {
+                (&stream).write_all(line.as_bytes()).unwrap();
+            }
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut all = String::new();
+            (&stream).read_to_string(&mut all).unwrap();
+            assert!(all.starts_with("a sees 192.168.78.2") || all.starts_with("b sees 192.168.78.2"), "{all:.40}");
+            assert_eq!(all.lines().count(), 101);
+        }
+    }
+}
+
+#[test]
+fn only_replies_leave_a_task() {
+    let world = mesh();
+    let a = &world.containers["a"];
+    // from its ingress address to the outside, unasked
+    let socket = within(&a.netns, || std::net::UdpSocket::bind((a.addresses[&INGRESS], 0)).unwrap());
+    let _ = socket.send_to(b"unasked", (World::CLIENT, 9));
+    sleep(Duration::from_millis(50));
+    assert!(world.dropped(0, DropReason::IngressIsolated) > 0);
+}
+
+/// A node that is on the ingress network but not entitled to a reply's address cannot speak for it.
+#[test]
+fn strangers_cannot_enter_the_mesh() {
+    let world = mesh();
+    let client = world.client();
+    run(&format!("ip -n {client} link add vx0 type vxlan id {INGRESS} dstport 4789 remote 192.168.77.11"));
+    run(&format!("ip -n {client} link set vx0 address 02:46:0b:b8:00:00 up"));
+    run(&format!("ip -n {client} addr add 10.7.96.50/24 dev vx0"));
+    let to = world.address("a", INGRESS);
+    run(&format!("ip -n {client} neigh add {to} lladdr 02:42:0a:07:60:02 dev vx0"));
+    assert!(servers::datagram(&client, (to, 3000)).is_err());
+    assert!(world.dropped(0, DropReason::UnknownPeer) > 0);
+}

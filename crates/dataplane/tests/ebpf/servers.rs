@@ -1,0 +1,154 @@
+//! Servers in containers, and clients outside of cgroups: threads of the test, each in a namespace.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, setns};
+
+/// Runs `work` on a thread in the namespace `netns`.
+pub fn within<T: Send>(netns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(format!("/run/netns/{netns}")).unwrap();
+    thread::scope(|scope| {
+        let inside = move || {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        scope.spawn(inside).join().unwrap()
+    })
+}
+
+/// A server that greets with its name and the client's address, then echoes lines. Ends with the test process.
+pub fn tcp(netns: &str, name: &str, port: u16) {
+    tcp_at(netns, name, &format!("0.0.0.0:{port}"));
+}
+
+/// Answers the port that it listens on.
+pub fn tcp_at(netns: &str, name: &str, at: &str) -> u16 {
+    let listener = within(netns, || TcpListener::bind(at).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let name = name.to_owned();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let name = name.clone();
+            thread::spawn(move || {
+                let Ok(peer) = stream.peer_addr() else { return };
+                let _ = writeln!(&stream, "{name} sees {}", peer.ip());
+                for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                    let _ = writeln!(&stream, "{name} echoes {line}");
+                }
+            });
+        }
+    });
+    port
+}
+
+/// A server that reads to the end and tells how much it was.
+pub fn sink(netns: &str, name: &str, port: u16) {
+    let listener = within(netns, || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    let name = name.to_owned();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let got = std::io::copy(&mut stream, &mut std::io::sink());
+            let _ = got.and_then(|got| write!(stream, "{name} got {got}"));
+        }
+    });
+}
+
+/// Sends this much to a [`sink`]; what it answers.
+pub fn pour(netns: &str, to: (Ipv4Addr, u16), size: u64) -> String {
+    let mut stream = within(netns, || TcpStream::connect(to).unwrap());
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let block = vec![7; 1 << 20];
+    for _ in 0..size >> 20 {
+        stream.write_all(&block).unwrap();
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// Answers each datagram with its name and the sender's address.
+pub fn udp(netns: &str, name: &str, port: u16) {
+    udp_at(netns, name, &format!("0.0.0.0:{port}"));
+}
+
+/// Answers the port that it listens on.
+pub fn udp_at(netns: &str, name: &str, at: &str) -> u16 {
+    let socket = within(netns, || UdpSocket::bind(at).unwrap());
+    let port = socket.local_addr().unwrap().port();
+    let name = name.to_owned();
+    thread::spawn(move || {
+        let mut buffer = [0; 200];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("{name} sees {}", from.ip()).as_bytes(), from);
+        }
+    });
+    port
+}
+
+/// What the server says to one connection; the error otherwise.
+pub fn get(netns: &str, addr: impl Into<SocketAddr>) -> Result<String, String> {
+    let addr = addr.into();
+    within(netns, || {
+        let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2)).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).map_err(|e| e.to_string())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        Ok(text.trim_end().to_owned())
+    })
+}
+
+/// An open connection of a client that is in no container.
+pub struct Conversation {
+    reader: BufReader<TcpStream>,
+    pub greeting: String,
+}
+
+impl Conversation {
+    pub fn open(netns: &str, addr: impl Into<SocketAddr>) -> Self {
+        let addr = addr.into();
+        let stream = within(netns, || TcpStream::connect_timeout(&addr, Duration::from_secs(2)).unwrap());
+        Self::on(stream)
+    }
+
+    pub fn on(stream: TcpStream) -> Self {
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut conversation = Self { reader: BufReader::new(stream), greeting: String::new() };
+        conversation.greeting = conversation.read().unwrap();
+        conversation
+    }
+
+    fn read(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line)? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
+    }
+
+    pub fn say(&mut self, line: &str) -> std::io::Result<String> {
+        writeln!(self.reader.get_mut(), "{line}")?;
+        self.read()
+    }
+}
+
+/// One datagram from a socket of its own; the answer and where it came from.
+pub fn datagram(netns: &str, addr: impl Into<SocketAddr>) -> Result<(String, IpAddr), String> {
+    let addr = addr.into();
+    within(netns, || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        socket.send_to(b"hello", addr).map_err(|e| e.to_string())?;
+        let mut buffer = [0; 200];
+        let (n, from) = socket.recv_from(&mut buffer).map_err(|e| e.to_string())?;
+        Ok((String::from_utf8_lossy(&buffer[..n]).into_owned(), from.ip()))
+    })
+}

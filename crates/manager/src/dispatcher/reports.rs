@@ -1,0 +1,87 @@
+//! What nodes say, written down many at a time.
+//!
+//! While one write is under way the next one gathers, so an idle swarm waits for nothing and a busy one writes few, large
+//! entries. Order is kept: a node that went down and came back is up.
+
+use std::{convert::Infallible, net::IpAddr, time::Duration};
+
+use malha_consensus::UpdateError;
+use malha_control::{Ctx, status};
+use malha_model::{NodeDescription, NodeId, NodeState, Role, TaskId, TaskStatus};
+use malha_store::Tx;
+use tokio::{sync::mpsc, time::sleep};
+use tracing::{debug, warn};
+
+use crate::{decide::Decider, errors::may_pass};
+
+#[derive(Clone, Debug)]
+pub(crate) enum Report {
+    Up {
+        node: NodeId,
+        role: Role,
+        addr: String,
+        description: NodeDescription,
+        data_path_addr: IpAddr,
+    },
+    /// Not heard for a while: no new connections.
+    Silent(NodeId),
+    Down(NodeId),
+    Tasks(NodeId, Vec<(TaskId, TaskStatus)>),
+}
+
+/// Reports that wait; senders wait beyond that.
+pub(crate) const CAPACITY: usize = 1024;
+const BATCH: usize = 1024;
+const RETRY: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(decider: Decider, mut reports: mpsc::Receiver<Report>) {
+    let mut batch = Vec::new();
+    while reports.recv_many(&mut batch, BATCH).await > 0 {
+        while let Err(error) = write(&decider, &batch).await {
+            if !may_pass(&error) {
+                debug!(%error, "reports are left to the next leader");
+                break;
+            }
+            warn!(%error, "reports were not written; trying again");
+            sleep(RETRY).await;
+        }
+        batch.clear();
+    }
+}
+
+async fn write(decider: &Decider, batch: &[Report]) -> Result<(), UpdateError<Infallible>> {
+    decider
+        .write(|tx, ctx| {
+            for report in batch {
+                take(tx, ctx, report.clone());
+            }
+        })
+        .await
+}
+
+fn take(tx: &mut Tx, ctx: &Ctx<'_>, report: Report) {
+    match report {
+        Report::Up { node, role, addr, description, data_path_addr } => {
+            status::node_described(tx, &node, description, data_path_addr);
+            status::node_up(tx, &node, &addr);
+            if let Some(held) = tx.node(&node).filter(|n| n.observed_role != role) {
+                let mut held = (**held).clone();
+                held.observed_role = role;
+                tx.put(held);
+            }
+        }
+        Report::Silent(node) => silent(tx, &node),
+        Report::Down(node) => status::node_down(tx, ctx, &node, "heartbeat failure"),
+        Report::Tasks(node, statuses) => status::report(tx, ctx, &node, statuses),
+    }
+}
+
+fn silent(tx: &mut Tx, node: &NodeId) {
+    let serving = |state| matches!(state, NodeState::Ready | NodeState::Unknown);
+    if let Some(held) = tx.node(node).filter(|n| serving(n.status.state)) {
+        let mut held = (**held).clone();
+        held.status.state = NodeState::Disconnected;
+        held.status.message = "heartbeat failure".to_owned();
+        tx.put(held);
+    }
+}

@@ -1,0 +1,297 @@
+//! One node's session: what it is sent, and what it says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use malha_control::{networks_of_node, tasks_of_node};
+use malha_kit::CancellationToken;
+use malha_model::{
+    AgentMessage, ApiError, ApiResult, Code, ManagerMessage, Meta, NetworkId, NetworkView, NodeDescription, NodeId,
+    Role, Task, TaskId, TaskStatus,
+};
+use malha_store::State;
+use malha_wire::{Duplex, Peer};
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, time::timeout};
+use tracing::{debug, info};
+
+use super::{
+    Pace,
+    board::{Board, Shown},
+    reports::Report,
+};
+use crate::{ca::cluster, leader::Leader, members::addresses, rights::admitted};
+
+/// For a node to say hello.
+const GREETING: Duration = Duration::from_secs(5);
+/// Orders of the log broker that wait for a session to take them.
+const COMMANDS: usize = 256;
+
+/// How the rest of the leader reaches an open session.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub id: u64,
+    pub commands: mpsc::Sender<ManagerMessage>,
+    /// Cancelled when another session of the same node takes over.
+    replaced: CancellationToken,
+}
+
+struct Session<'a> {
+    leader: &'a Leader,
+    node: NodeId,
+    /// Of the certificate that the node showed.
+    role: Role,
+    id: u64,
+    pace: Pace,
+    tx: mpsc::Sender<ManagerMessage>,
+    hello: (NodeDescription, IpAddr),
+    /// Networks that the node asked to be sent whole.
+    resync: Mutex<BTreeSet<NetworkId>>,
+    wake: tokio::sync::Notify,
+}
+
+/// The other end is gone, or takes nothing any more.
+struct Gone;
+
+pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMessage, AgentMessage>) -> ApiResult<()> {
+    let Duplex { tx, mut rx } = session;
+    let state = leader.decider.state();
+    admitted(&state, &peer)?;
+    if state.node(&peer.node).is_none() {
+        return Err(ApiError::rpc(Code::NotFound, format!("node {} not found", peer.node)));
+    }
+    let pace = Pace::of(&cluster(&state)?.spec);
+    let hello = match timeout(GREETING, rx.recv()).await {
+        Ok(Some(AgentMessage::Hello { description, data_path_addr })) => (description, data_path_addr),
+        Ok(Some(_)) => return Err(ApiError::invalid("a session begins with a hello")),
+        Ok(None) | Err(_) => return Ok(()),
+    };
+    let id = leader.next_session.fetch_add(1, Ordering::Relaxed);
+    let (commands, orders) = mpsc::channel(COMMANDS);
+    let replaced = CancellationToken::new();
+    leader.open(&peer.node, Handle { id, commands, replaced: replaced.clone() });
+    leader.liveness.opened(&peer.node, id, pace);
+    info!(node = %peer.node, "session open");
+    let session = Session {
+        leader,
+        node: peer.node.clone(),
+        role: peer.role,
+        id,
+        pace,
+        tx,
+        hello,
+        resync: Mutex::default(),
+        wake: tokio::sync::Notify::new(),
+    };
+    session.report_up().await;
+    tokio::select! {
+        biased;
+        () = replaced.cancelled() => {}
+        () = leader.over.cancelled() => session.redirect(),
+        () = session.listen(&mut rx) => {}
+        _ = session.speak(orders) => {}
+    }
+    leader.close(&peer.node, id);
+    leader.liveness.closed(&peer.node, id, pace);
+    leader.logs.node_gone(&peer.node);
+    info!(node = %peer.node, "session over");
+    Ok(())
+}
+
+impl Leader {
+    fn open(&self, node: &NodeId, handle: Handle) {
+        if let Some(old) = self.sessions.lock().insert(node.clone(), handle) {
+            old.replaced.cancel();
+        }
+    }
+
+    fn close(&self, node: &NodeId, id: u64) {
+        let mut sessions = self.sessions.lock();
+        if sessions.get(node).is_some_and(|s| s.id == id) {
+            sessions.remove(node);
+        }
+    }
+}
+
+impl Session<'_> {
+    async fn report_up(&self) {
+        let (description, data_path_addr) = self.hello.clone();
+        let report = Report::Up {
+            node: self.node.clone(),
+            role: self.role,
+            addr: data_path_addr.to_string(),
+            description,
+            data_path_addr,
+        };
+        // closed only at the end of the term
+        self.leader.reports.send(report).await.ok();
+    }
+
+    // --- what the node says ---
+
+    async fn listen(&self, rx: &mut mpsc::Receiver<AgentMessage>) {
+        while let Some(message) = rx.recv().await {
+            if self.leader.liveness.heard(&self.node, self.id, self.pace) {
+                self.report_up().await;
+            }
+            match message {
+                // where the channel is full something else is on its way and says the same
+                AgentMessage::Heartbeat => drop(self.tx.try_send(ManagerMessage::Alive)),
+                AgentMessage::TaskStatus(statuses) => self.statuses(statuses).await,
+                AgentMessage::Resync(network) => {
+                    self.resync.lock().insert(network);
+                    self.wake.notify_one();
+                }
+                // acknowledged drain will build on it
+                AgentMessage::NetworkApplied { .. } => {}
+                AgentMessage::Logs { subscription, lines, done } => {
+                    self.leader.logs.deliver(subscription, &self.node, lines, done);
+                }
+                AgentMessage::Hello { .. } => debug!(node = %self.node, "a second hello is ignored"),
+            }
+        }
+    }
+
+    async fn statuses(&self, statuses: Vec<(TaskId, TaskStatus)>) {
+        self.leader.reports.send(Report::Tasks(self.node.clone(), statuses)).await.ok();
+    }
+
+    // --- what it is sent ---
+
+    async fn speak(&self, mut orders: mpsc::Receiver<ManagerMessage>) -> Result<(), Gone> {
+        let mut board = self.leader.board.clone();
+        let mut managers = self.leader.managers.clone();
+        let consensus = &self.leader.decider.consensus;
+        managers.borrow_and_update();
+        let (heartbeat, known) = (self.pace.heartbeat, addresses(consensus));
+        self.send(ManagerMessage::Welcome { heartbeat, managers: known }).await?;
+
+        let mut sent = Sent::default();
+        let mut role = self.role;
+        loop {
+            let now = board.borrow_and_update().clone();
+            if now.state.node(&self.node).is_none() {
+                return Err(Gone);
+            }
+            self.show(&now, &mut sent).await?;
+            self.tell_role(&now.state, &mut role).await?;
+            tokio::select! {
+                biased;
+                // a closed channel is the end of the term; somebody else notices
+                Ok(()) = board.changed() => {}
+                Some(order) = orders.recv() => self.send(order).await?,
+                Ok(()) = managers.changed() => {
+                    let known = managers.borrow_and_update().clone();
+                    self.send(ManagerMessage::Managers(known)).await?;
+                }
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Sends what differs between what the node was sent and `board`: networks first, then the tasks that need them,
+    /// then the end of networks that no task needs.
+    async fn show(&self, board: &Board, sent: &mut Sent) -> Result<(), Gone> {
+        let on = networks_of_node(&board.state, &self.node);
+        for id in std::mem::take(&mut *self.resync.lock()) {
+            sent.networks.remove(&id);
+        }
+        for (id, shown) in on.iter().filter_map(|id| Some((id, board.views.get(id)?))) {
+            if let Some(message) = step(sent.networks.get(id), shown) {
+                self.send(message).await?;
+                sent.networks.insert(id.clone(), shown.view.clone());
+            }
+        }
+        if let Some(message) = sent.tasks(&board.state, &self.node) {
+            self.send(message).await?;
+        }
+        let gone: Vec<NetworkId> =
+            sent.networks.keys().filter(|id| !on.contains(*id) || !board.views.contains_key(*id)).cloned().collect();
+        for id in gone {
+            sent.networks.remove(&id);
+            self.send(ManagerMessage::NetworkGone(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// A node learns of its new role when it can act on it: one that ends to be a manager, once it is out of the group.
+    async fn tell_role(&self, state: &State, told: &mut Role) -> Result<(), Gone> {
+        let Some(wanted) = state.node(&self.node).map(|n| n.spec.role).filter(|r| r != told) else { return Ok(()) };
+        let member = || self.leader.decider.consensus.members().iter().any(|m| m.node == self.node);
+        if wanted == Role::Worker && member() {
+            return Ok(());
+        }
+        *told = wanted;
+        self.send(ManagerMessage::Role(wanted)).await
+    }
+
+    async fn send(&self, message: ManagerMessage) -> Result<(), Gone> {
+        match timeout(self.pace.down(), self.tx.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// The term is over: the node is to look for the next leader.
+    fn redirect(&self) {
+        let managers = addresses(&self.leader.decider.consensus);
+        // a full channel is drained by the end of the session all the same
+        self.tx.try_send(ManagerMessage::Redirect { leader: None, managers }).ok();
+    }
+}
+
+/// What the node was sent in this session.
+#[derive(Default)]
+struct Sent {
+    networks: BTreeMap<NetworkId, Arc<NetworkView>>,
+    /// `None` until the first picture is complete.
+    tasks: Option<BTreeMap<TaskId, Arc<Task>>>,
+}
+
+/// The message that brings a node from `sent` to what is shown.
+fn step(sent: Option<&Arc<NetworkView>>, shown: &Shown) -> Option<ManagerMessage> {
+    let Some(sent) = sent else { return Some(ManagerMessage::Network((*shown.view).clone())) };
+    if sent.seq == shown.view.seq {
+        return None;
+    }
+    let shared = shown.step.as_ref().filter(|step| step.from_seq == sent.seq);
+    let delta = match shared {
+        Some(step) => Some((**step).clone()),
+        None => sent.delta_to(&shown.view),
+    };
+    // there and back again: the numbers moved, the whole view is the simplest way to say so
+    Some(delta.map_or_else(|| ManagerMessage::Network((*shown.view).clone()), ManagerMessage::NetworkDelta))
+}
+
+impl Sent {
+    fn tasks(&mut self, state: &State, node: &NodeId) -> Option<ManagerMessage> {
+        let now: BTreeMap<TaskId, Arc<Task>> = tasks_of_node(state, node).map(|t| (t.id.clone(), t.clone())).collect();
+        let Some(sent) = &mut self.tasks else {
+            let all = now.values().map(|t| (**t).clone()).collect();
+            self.tasks = Some(now);
+            return Some(ManagerMessage::AllTasks(all));
+        };
+        let known = |t: &Arc<Task>| sent.get(&t.id).is_some_and(|s| Arc::ptr_eq(s, t) || same_orders(s, t));
+        let changed: Vec<Task> = now.values().filter(|t| !known(t)).map(|t| (**t).clone()).collect();
+        let removed: Vec<TaskId> = sent.keys().filter(|id| !now.contains_key(*id)).cloned().collect();
+        *sent = now;
+        let news = !changed.is_empty() || !removed.is_empty();
+        news.then_some(ManagerMessage::Tasks { changed, removed })
+    }
+}
+
+/// Whether two versions of a task differ in nothing but what its node itself reported.
+fn same_orders(a: &Task, b: &Task) -> bool {
+    let orders = |t: &Task| Task {
+        meta: Meta::default(),
+        status: TaskStatus::default(),
+        state_at: Default::default(),
+        started_at: None,
+        ..t.clone()
+    };
+    orders(a) == orders(b)
+}

@@ -1,0 +1,132 @@
+//! One term of leadership: everything that lives only while this manager leads.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use malha_control::{handle, status};
+use malha_kit::{CancellationToken, Tasks, watch};
+use malha_model::{ApiResult, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeId};
+use malha_wire::LogReceiver;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::{
+    decide::Decider,
+    dispatcher::{
+        Pace,
+        board::{self, Board},
+        liveness::{self, Liveness},
+        reports::{self, Report},
+        session::Handle,
+    },
+    log_broker::LogBroker,
+    members::{self, addresses},
+    reconcile, role_manager,
+};
+
+pub(crate) struct Leader {
+    pub term: u64,
+    pub decider: Decider,
+    /// Cancelled at the end of the term.
+    pub over: CancellationToken,
+    pub sessions: Arc<Mutex<BTreeMap<NodeId, Handle>>>,
+    pub next_session: AtomicU64,
+    pub board: watch::Receiver<Arc<Board>>,
+    pub managers: watch::Receiver<BTreeMap<NodeId, String>>,
+    pub reports: mpsc::Sender<Report>,
+    pub liveness: Arc<Liveness>,
+    pub logs: Arc<LogBroker>,
+    tasks: Tasks,
+}
+
+impl Leader {
+    /// Begins the term; `None` where it is over before it began.
+    pub(crate) async fn begin(term: u64, decider: Decider, tasks: Tasks) -> Option<Arc<Self>> {
+        let liveness = Arc::new(Liveness::default());
+        let state = decider.state();
+        if let Some(cluster) = state.cluster() {
+            liveness.expect(&state, Pace::of(&cluster.spec));
+        }
+        // the first write of the term, too: nothing is sent to a node before it is certain that this manager may
+        let begun = decider.write(|tx, _| status::nodes_unknown(tx)).await;
+        if let Err(error) = begun {
+            warn!(term, %error, "the term did not begin");
+            return None;
+        }
+        info!(term, "leading");
+        let (board_sender, board) = watch::channel(Arc::new(Board::first(decider.state(), term)));
+        let (managers_sender, managers) = watch::channel(addresses(&decider.consensus));
+        let (reports, report_receiver) = mpsc::channel(reports::CAPACITY);
+        let sessions = Arc::<Mutex<BTreeMap<NodeId, Handle>>>::default();
+        let leader = Self {
+            term,
+            over: tasks.token().clone(),
+            logs: Arc::new(LogBroker::new(sessions.clone(), term)),
+            sessions,
+            next_session: AtomicU64::new(1),
+            board,
+            managers,
+            reports: reports.clone(),
+            liveness: liveness.clone(),
+            tasks: tasks.clone(),
+            decider: decider.clone(),
+        };
+        let state = decider.consensus.state();
+        tasks.spawn("board", board::run(state, board_sender, term));
+        tasks.spawn("reports", reports::run(decider.clone(), report_receiver));
+        tasks.spawn("liveness", liveness::run(liveness, reports));
+        tasks.spawn("roles", role_manager::run(decider.clone(), managers_sender));
+        tasks.spawn("reconcile", reconcile::run(decider));
+        Some(Arc::new(leader))
+    }
+
+    pub(crate) async fn end(&self) {
+        self.tasks.shutdown().await;
+        info!(term = self.term, "no longer leading");
+    }
+
+    pub(crate) async fn control(&self, request: ControlRequest) -> ApiResult<ControlResponse> {
+        let mut response = if is_question(&request) {
+            self.decider.read(|tx, ctx| handle(tx, ctx, request))
+        } else {
+            self.decider.request(|tx, ctx| handle(tx, ctx, request)).await
+        }?;
+        members::show(&self.decider.consensus, &mut response);
+        Ok(response)
+    }
+
+    pub(crate) fn subscribe(&self, selector: LogSelector, options: LogOptions) -> LogReceiver {
+        let (lines, serve) = self.logs.subscribe(selector, options, self.decider.consensus.state());
+        self.tasks.spawn("logs", serve);
+        lines
+    }
+}
+
+/// Requests that change nothing.
+fn is_question(request: &ControlRequest) -> bool {
+    match request {
+        ControlRequest::ClusterGet
+        | ControlRequest::NodeList
+        | ControlRequest::NodeGet { .. }
+        | ControlRequest::ServiceList
+        | ControlRequest::ServiceGet { .. }
+        | ControlRequest::TaskList
+        | ControlRequest::TaskGet { .. }
+        | ControlRequest::NetworkList
+        | ControlRequest::NetworkGet { .. }
+        | ControlRequest::NetworkView { .. } => true,
+        ControlRequest::ClusterUpdate { .. }
+        | ControlRequest::NodeUpdate { .. }
+        | ControlRequest::NodeRemove { .. }
+        | ControlRequest::ServiceCreate { .. }
+        | ControlRequest::ServiceUpdate { .. }
+        | ControlRequest::ServiceRemove { .. }
+        | ControlRequest::NetworkCreate { .. }
+        | ControlRequest::NetworkRemove { .. }
+        | ControlRequest::NetworkAttach { .. }
+        | ControlRequest::NetworkDetach { .. } => false,
+    }
+}

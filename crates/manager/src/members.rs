@@ -1,0 +1,94 @@
+//! Joining and leaving the Raft group, and what the group looks like from outside.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use malha_consensus::{Consensus, Member};
+use malha_model::{ApiError, ApiResult, Code, ControlResponse, ManagerStatus, Node, NodeId, Role};
+use malha_wire::{Connector, Peer};
+use tracing::{info, warn};
+
+use crate::{decide::Decider, errors};
+
+/// Address of each manager.
+pub(crate) fn addresses(consensus: &Consensus) -> BTreeMap<NodeId, String> {
+    consensus.members().into_iter().map(|m| (m.node, m.addr)).collect()
+}
+
+/// On the leader: takes `peer` into the group.
+pub(crate) async fn join(decider: &Decider, peer: &Peer, addr: String) -> ApiResult<()> {
+    let state = decider.state();
+    let wanted = state.node(&peer.node).is_some_and(|n| n.spec.role == Role::Manager);
+    if !wanted || peer.role != Role::Manager {
+        warn!(node = %peer.node, "refused: a node that is not to be a manager asks to join them");
+        return Err(ApiError::rpc(Code::PermissionDenied, "Permission denied: this node is not to be a manager"));
+    }
+    let added = decider.consensus.add_manager(peer.node.clone(), addr.clone()).await;
+    added.map_err(|error| errors::member(&error))?;
+    info!(node = %peer.node, addr, "a manager joined");
+    Ok(())
+}
+
+/// On the leader: takes `peer` out of the group.
+pub(crate) async fn leave(decider: &Decider, peer: &Peer) -> ApiResult<()> {
+    let left = decider.consensus.remove_manager(&peer.node).await;
+    left.map_err(|error| errors::member(&error))?;
+    info!(node = %peer.node, "a manager left");
+    Ok(())
+}
+
+/// Puts what the group knows of its members into the nodes of an answer: it changes too often to be stored.
+pub(crate) fn show(consensus: &Consensus, response: &mut ControlResponse) {
+    let nodes: &mut [Node] = match response {
+        ControlResponse::Node(node) => std::slice::from_mut(node),
+        ControlResponse::Nodes(nodes) => nodes,
+        _ => return,
+    };
+    let members: BTreeMap<NodeId, Member> = consensus.members().into_iter().map(|m| (m.node.clone(), m)).collect();
+    for node in nodes {
+        node.manager = members.get(&node.id).map(|m| ManagerStatus {
+            leader: m.leader,
+            reachability: m.reachability.to_string(),
+            addr: m.addr.clone(),
+        });
+    }
+}
+
+/// For a node that is to be a manager: asks the managers at `candidates` in turn until the leader has taken it in, with
+/// `addr` as its address. The first candidate should be the one that the node's session is with.
+pub async fn join_raft(connector: &dyn Connector, candidates: &[String], addr: &str) -> ApiResult<()> {
+    ask_each(connector, candidates, |client| async move { client.raft_join(addr.to_owned()).await }).await
+}
+
+/// For a manager that leaves on its own.
+pub async fn leave_raft(connector: &dyn Connector, candidates: &[String]) -> ApiResult<()> {
+    ask_each(connector, candidates, |client| async move { client.raft_leave().await }).await
+}
+
+/// The leader copies the whole state to a new manager before it answers.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+async fn ask_each<F>(
+    connector: &dyn Connector,
+    candidates: &[String],
+    ask: impl Fn(std::sync::Arc<dyn malha_wire::ManagerClient>) -> F,
+) -> ApiResult<()>
+where
+    F: Future<Output = ApiResult<()>>,
+{
+    let mut last = errors::no_leader();
+    for candidate in candidates {
+        let client = match connector.connect(candidate).await {
+            Ok(client) => client,
+            Err(error) => {
+                last = error.into();
+                continue;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, ask(client)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = ApiError::rpc(Code::DeadlineExceeded, "context deadline exceeded"),
+        }
+    }
+    Err(last)
+}

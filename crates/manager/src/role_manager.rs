@@ -1,0 +1,82 @@
+//! Makes the Raft group what the roles in the nodes' specs say, and keeps everybody told who the managers are.
+//!
+//! A node that is to be a manager asks to join by itself, once it has the certificate; one that is not to be one any more
+//! is taken out here before it hears of it. A leader that is demoted hands over first.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use malha_consensus::MemberError;
+use malha_kit::watch;
+use malha_model::{ManagerStatus, NodeId, Role};
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::{decide::Decider, members::addresses};
+
+const PERIOD: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(decider: Decider, managers: watch::Sender<BTreeMap<NodeId, String>>) {
+    let mut state = decider.consensus.state();
+    loop {
+        tokio::select! {
+            biased;
+            changed = state.changed() => if changed.is_err() { return },
+            () = sleep(PERIOD) => {}
+        }
+        state.mark_unchanged();
+        demote(&decider).await;
+        let now = addresses(&decider.consensus);
+        managers.send_if_modified(|known| {
+            let changed = *known != now;
+            known.clone_from(&now);
+            changed
+        });
+        record(&decider, &now).await;
+    }
+}
+
+/// Takes members out that are no longer to be managers.
+async fn demote(decider: &Decider) {
+    let state = decider.state();
+    let own = decider.consensus.node();
+    for member in decider.consensus.members() {
+        // a node that is gone altogether was force-removed
+        if state.node(&member.node).is_some_and(|n| n.spec.role == Role::Manager) {
+            continue;
+        }
+        let done = if member.node == *own {
+            decider.consensus.transfer_leadership().await.map(drop)
+        } else {
+            decider.consensus.remove_manager(&member.node).await
+        };
+        match done {
+            Ok(()) => info!(node = %member.node, "a manager was demoted"),
+            Err(MemberError::Busy | MemberError::NotLeader { .. }) => {}
+            Err(error) => warn!(node = %member.node, %error, "a manager cannot be demoted yet"),
+        }
+    }
+}
+
+/// Keeps in the state which nodes are members, for decisions that depend on it. The rest is shown at reading.
+async fn record(decider: &Decider, managers: &BTreeMap<NodeId, String>) {
+    let state = decider.state();
+    let differs = |n: &malha_model::Node| n.manager.as_ref().map(|m| &m.addr) != managers.get(&n.id);
+    if !state.nodes().any(|n| differs(n)) {
+        return;
+    }
+    let write = decider.write(|tx, _| {
+        let stale: Vec<_> = tx.nodes().filter(|n| differs(n)).cloned().collect();
+        for node in stale {
+            let mut node = (*node).clone();
+            node.manager = managers.get(&node.id).map(|addr| ManagerStatus {
+                leader: false,
+                reachability: "reachable".to_owned(),
+                addr: addr.clone(),
+            });
+            tx.put(node);
+        }
+    });
+    if let Err(error) = write.await {
+        warn!(%error, "the list of managers was not written");
+    }
+}

@@ -1,0 +1,109 @@
+//! `docker images`, `image inspect`, `tag` and `rmi`.
+
+use super::{
+    catalog::{Found, is_dangling},
+    types::{ImageDelete, ImageInfo},
+};
+use crate::{ContainerInfo, Result, Runtime, RuntimeError, reference::ImageName};
+
+impl Runtime {
+    /// Newest first.
+    pub async fn image_list(&self) -> Result<Vec<ImageInfo>> {
+        let mut images: Vec<ImageInfo> = self.inner.images.all().await?.iter().map(Found::info).collect();
+        images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        Ok(images)
+    }
+
+    pub async fn image_inspect(&self, reference: &str) -> Result<ImageInfo> {
+        Ok(self.inner.images.find(reference).await?.info())
+    }
+
+    pub async fn image_tag(&self, reference: &str, target: &str) -> Result<()> {
+        let found = self.inner.images.find(reference).await?;
+        let name = ImageName::parse(target)?.or_latest();
+        if name.digest.is_some() {
+            return Err(RuntimeError::invalid("refusing to create a tag with a digest reference"));
+        }
+        self.inner.images.set(Some(&name), &found.target, false).await
+    }
+
+    /// Takes a name away; the image goes with its last one. An id takes all names.
+    pub async fn image_remove(&self, reference: &str, force: bool) -> Result<Vec<ImageDelete>> {
+        let found = self.inner.images.find(reference).await?;
+        let users: Vec<ContainerInfo> = self.list().into_iter().filter(|c| c.image_id == found.details.id).collect();
+        let names: Vec<&String> = found.records.iter().filter(|r| !is_dangling(r)).map(|r| &r.name).collect();
+        let doomed: Vec<String> = match &found.named {
+            Some(named) if names.len() > 1 => vec![named.clone()],
+            Some(_) => {
+                refuse_last_name(reference, &found, &users, force)?;
+                found.records.iter().map(|r| r.name.clone()).collect()
+            }
+            None => {
+                refuse_by_id(&found, names.len(), &users, force)?;
+                found.records.iter().map(|r| r.name.clone()).collect()
+            }
+        };
+        let gone = doomed.len() == found.records.len();
+        let mut told = Vec::new();
+        for (n, name) in doomed.iter().enumerate() {
+            // The last deletion waits for the garbage collector, so that the disk is free when this returns.
+            self.inner.images.delete_record(name, gone && n + 1 == doomed.len()).await?;
+            if let Ok(name) = ImageName::parse(name) {
+                told.push(ImageDelete::Untagged(name.familiar()));
+            }
+        }
+        if gone {
+            told.push(ImageDelete::Deleted(found.details.id.clone()));
+            let mut diff_ids = found.details.config.rootfs.diff_ids.as_slice();
+            while !diff_ids.is_empty() {
+                told.push(ImageDelete::Deleted(super::unpack::chain_id(diff_ids)));
+                diff_ids = &diff_ids[..diff_ids.len() - 1];
+            }
+        }
+        Ok(told)
+    }
+}
+
+fn short_id(found: &Found) -> String {
+    super::load::short(&found.details.id)
+}
+
+fn refuse_last_name(reference: &str, found: &Found, users: &[ContainerInfo], force: bool) -> Result<()> {
+    let Some(user) = users.first().filter(|_| !force) else { return refuse_running(found, users) };
+    Err(RuntimeError::Conflict(format!(
+        "conflict: unable to remove repository reference \"{reference}\" (must force) - container {} is using its \
+         referenced image {}",
+        user.short_id(),
+        short_id(found)
+    )))
+}
+
+fn refuse_by_id(found: &Found, names: usize, users: &[ContainerInfo], force: bool) -> Result<()> {
+    refuse_running(found, users)?;
+    if force {
+        return Ok(());
+    }
+    if let Some(user) = users.first() {
+        return Err(RuntimeError::Conflict(format!(
+            "conflict: unable to delete {} (must be forced) - image is being used by stopped container {}",
+            short_id(found),
+            user.short_id()
+        )));
+    }
+    if names > 1 {
+        return Err(RuntimeError::Conflict(format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
+            short_id(found)
+        )));
+    }
+    Ok(())
+}
+
+fn refuse_running(found: &Found, users: &[ContainerInfo]) -> Result<()> {
+    let Some(user) = users.iter().find(|c| c.state.status.is_running()) else { return Ok(()) };
+    Err(RuntimeError::Conflict(format!(
+        "conflict: unable to delete {} (cannot be forced) - image is being used by running container {}",
+        short_id(found),
+        user.short_id()
+    )))
+}

@@ -1,0 +1,542 @@
+//! Services with the stock CLI: placement, updates, scaling, history, logs, ports, mounts and limits.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::support::{Cluster, Task, resolved, text, until};
+
+/// The CLI itself watches a service for five seconds; `wait_running` is faster.
+const CREATE: &str = "service create -d -q --no-resolve-image";
+
+/// Fetches the web page of the test image from a namespace.
+fn fetch(c: &Cluster, from: &str, addr: &str, port: u16) -> String {
+    let url = format!("http://{addr}:{port}/cgi-bin/index.cgi");
+    until(Duration::from_secs(10), &url, || {
+        let out = c.try_exec(from, &["curl", "-sS", "-m", "3", &url]);
+        out.status.success().then(|| text(&out.stdout))
+    })
+}
+
+#[test]
+fn services_do_what_they_are_told() {
+    let c = Cluster::up("svc", 3, 1);
+    refusals(&c);
+    what_a_container_gets(&c);
+    modes_and_placement(&c);
+    networks(&c);
+    ports(&c);
+    updates(&c);
+    failing_updates(&c);
+    history(&c);
+    restarts(&c);
+}
+
+fn refusals(c: &Cluster) {
+    c.d("node1", &format!("{CREATE} --name web -p 8080:3000 hello"));
+    for (line, why) in [
+        ("--name web alpine", "name conflicts with an existing object: service web already exists"),
+        ("--name b@d alpine", "name must be valid as a DNS name component"),
+        ("--name x -p 8080:80 alpine", "port '8080' is already in use by service 'web'"),
+        ("--name x --network nosuch alpine", "network nosuch not found"),
+        ("--name x --network ingress alpine", "Service cannot be explicitly attached to the ingress network"),
+        (
+            "--name x --endpoint-mode dnsrr -p 9000:90 alpine",
+            "port published with ingress mode can't be used with dnsrr",
+        ),
+        ("--name x -p 9000:90 -p 9000:91 alpine", "EndpointSpec: duplicate published ports provided"),
+        ("--name x --limit-cpu 0.0001 alpine", "invalid cpu value 0.0001: Must be at least 0.001"),
+        ("--name x --limit-memory 1m alpine", "invalid memory value 1048576: Must be at least 4MiB"),
+        ("--name x --constraint foo alpine", "constraint expected one operator from ==, !="),
+        ("--name x --restart-condition foo alpine", "invalid RestartCondition: \"foo\""),
+        ("--name x --health-cmd foo alpine", "a healthcheck of a service is not supported"),
+        ("--name x --mode replicated-job alpine", "a job is not supported"),
+        ("--name x --init alpine", "an init process (--init) is not supported"),
+        ("--name x --secret foo alpine", "not supported by this version of Malha"),
+    ] {
+        c.no("node1", &format!("service create -d {line}"), why);
+    }
+    for (line, why) in [
+        ("service ps nosuch", "no such service: nosuch"),
+        ("service logs nosuch", "no such task or service: nosuch"),
+        ("service inspect nosuch", "no such service: nosuch"),
+        ("service rm nosuch", "service nosuch not found"),
+        ("service scale nosuch=2", "service nosuch not found"),
+        ("service rollback web", "is not supported by this version of Malha"),
+        ("service ls --filter foo=bar", "invalid filter 'foo'"),
+    ] {
+        c.no("node1", line, why);
+    }
+    c.d("node1", "service rm web");
+}
+
+fn cgroup_value(task: &Task, file: &str) -> String {
+    let pid = task.info["State"]["Pid"].as_i64().unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let controller = file.split('.').next().unwrap();
+    let found = groups.lines().find_map(|l| {
+        let mut f = l.splitn(3, ':').skip(1);
+        let (controllers, path) = (f.next()?, f.next()?);
+        let base = if controllers.is_empty() {
+            Path::new("/sys/fs/cgroup").to_owned()
+        } else if controllers.split(',').any(|c| c == controller) {
+            Path::new("/sys/fs/cgroup").join(controllers)
+        } else {
+            return None;
+        };
+        std::fs::read_to_string(base.join(path.trim_start_matches('/')).join(file)).ok()
+    });
+    found.unwrap_or_default().trim().to_owned()
+}
+
+fn what_a_container_gets(c: &Cluster) {
+    c.d("node1", "network create -d overlay back");
+    let create: Vec<&str> = [
+        "service",
+        "create",
+        "-d",
+        "-q",
+        "--no-resolve-image",
+        "--name",
+        "full",
+        "--replicas",
+        "2",
+        "--network",
+        "back",
+        "--hostname",
+        "{{.Service.Name}}-{{.Task.Slot}}-{{.Node.Hostname}}",
+        "--env",
+        "WHO={{.Task.Name}}",
+        "--env",
+        "A=b",
+        "--mount",
+        "type=volume,src=vol-{{.Task.Slot}},dst=/data",
+        "--mount",
+        "type=bind,src=/etc/debian_version,dst=/dv,readonly",
+        "--mount",
+        "type=tmpfs,dst=/t,tmpfs-size=1m",
+        "--user",
+        "1234:5",
+        "--workdir",
+        "/tmp",
+        "--limit-memory",
+        "64m",
+        "--limit-cpu",
+        "0.5",
+        "--limit-pids",
+        "50",
+        "--ulimit",
+        "nofile=100:200",
+        "--host",
+        "foo:1.2.3.4",
+        "--label",
+        "sl=1",
+        "--container-label",
+        "cl=2",
+        "--stop-grace-period",
+        "1s",
+        "--dns-search",
+        "exa.mple",
+        "--read-only",
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-drop",
+        "CHOWN",
+        "--sysctl",
+        "kernel.msgmax=9000",
+        "--group",
+        "77",
+        "--stop-signal",
+        "SIGINT",
+        "--reserve-memory",
+        "32m",
+        "alpine",
+        "sh",
+        "-c",
+        "echo said by $WHO; sleep 1d",
+    ]
+    .to_vec();
+    c.docker("node1", &create);
+    let tasks = c.wait_running("full", 2);
+    let task = &tasks[0];
+    let script = "hostname; echo $WHO $A; cat /dv; id; pwd; ulimit -Hn; cat /etc/hosts /etc/resolv.conf; df /t; \
+                  touch /x 2>&1; mount | grep ' /data '; \
+                  cat /proc/sys/kernel/msgmax; grep CapBnd /proc/self/status";
+    let said = c.sh(task, script);
+    let version = std::fs::read_to_string("/etc/debian_version").unwrap();
+    for part in [
+        &*format!("full-1-{}", task.node),
+        &format!("{} b", task.name),
+        &version,
+        "uid=1234 gid=5",
+        "groups=5,77",
+        "/tmp\n200\n",
+        "9000\n",
+        "CapBnd:\t00000000a80435fa",
+        "1.2.3.4\tfoo",
+        "search exa.mple",
+        "nameserver 127.0.0.11",
+        "Read-only file system",
+        " /data ",
+    ] {
+        assert!(said.contains(part), "{part:?} in {said}");
+    }
+    let tmpfs = said.lines().find(|l| l.ends_with("/t")).unwrap_or_default();
+    assert_eq!(tmpfs.split_whitespace().nth(1), Some("1024"), "{said}");
+    let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let limits = if v2 {
+        [("memory.max", "67108864"), ("cpu.max", "50000 100000"), ("pids.max", "50")]
+    } else {
+        [("memory.limit_in_bytes", "67108864"), ("cpu.cfs_quota_us", "50000"), ("pids.max", "50")]
+    };
+    for (file, value) in limits {
+        assert_eq!(cgroup_value(task, file), value, "{file}");
+    }
+    inspected(task);
+    assert_eq!(task.info["Config"]["Labels"]["com.docker.swarm.service.name"], "full");
+    assert!(c.d(&task.node, "volume ls -q").contains("vol-1"));
+    let pretty = c.d("node1", "service inspect --pretty full");
+    for part in
+        ["Name:\t\tfull", "Replicas:\t2", "sl=1", "CPU:\t\t0.5", "Memory:\t64MiB", "Target:\t/data", "Networks: back"]
+    {
+        assert!(pretty.contains(part), "{part:?} in {pretty}");
+    }
+
+    // Logs of all nodes through the manager.
+    let logs = c.d("node1", "service logs full");
+    for t in &tasks {
+        let line = logs.lines().find(|l| l.ends_with(&format!("said by {}", t.name))).unwrap_or_default();
+        assert!(line.contains(&format!("@{}", t.node)), "{logs}");
+    }
+    assert_eq!(
+        c.d("node1", "service logs --raw --tail 1 full").lines().filter(|l| l.starts_with("said by")).count(),
+        2
+    );
+    assert_eq!(c.d("node1", &format!("service logs --raw {}", task.id)).trim(), format!("said by {}", task.name));
+    let followed = c.try_exec("node1", &["timeout", "3", "docker", "service", "logs", "-f", "--raw", "full"]);
+    assert_eq!(text(&followed.stdout).lines().count(), 2, "followed until it was stopped");
+    // a task that comes while somebody follows tells its lines too
+    let follower = std::thread::scope(|scope| {
+        let follow = || c.try_exec("node1", &["timeout", "12", "docker", "service", "logs", "-f", "--raw", "full"]);
+        let follower = scope.spawn(follow);
+        std::thread::sleep(Duration::from_secs(1));
+        c.d("node1", "service scale -d full=3");
+        follower.join().unwrap()
+    });
+    assert_eq!(text(&follower.stdout).lines().filter(|l| l.starts_with("said by full.3.")).count(), 1);
+    let said = c.refused("node1", &["service", "logs", "--tail", "some", "full"]);
+    assert!(said.contains("tail value must be a positive integer or \"all\""), "{said}");
+    c.d("node1", "service rm full");
+}
+
+/// `docker inspect` of the task's container tells what the service asked for.
+fn inspected(task: &Task) {
+    let (config, host) = (&task.info["Config"], &task.info["HostConfig"]);
+    assert_eq!(config["Labels"]["cl"], "2");
+    assert_eq!((&config["User"], &config["WorkingDir"]), (&json!("1234:5"), &json!("/tmp")));
+    assert_eq!(config["Hostname"], json!(format!("full-1-{}", task.node)));
+    for (key, value) in [
+        ("Memory", json!(64 << 20)),
+        ("MemoryReservation", json!(32 << 20)),
+        ("NanoCpus", json!(500_000_000)),
+        ("PidsLimit", json!(50)),
+        ("CapAdd", json!(["CAP_NET_ADMIN"])),
+        ("CapDrop", json!(["CAP_CHOWN"])),
+        ("ReadonlyRootfs", json!(true)),
+        ("ExtraHosts", json!(["foo:1.2.3.4"])),
+        ("DnsSearch", json!(["exa.mple"])),
+        ("GroupAdd", json!(["77"])),
+        ("Sysctls", json!({"kernel.msgmax": "9000"})),
+        ("Ulimits", json!([{"Name": "nofile", "Hard": 200, "Soft": 100}])),
+    ] {
+        assert_eq!(host[key], value, "{key} in {host}");
+    }
+    let mounts: Vec<&str> = host["Mounts"].as_array().unwrap().iter().filter_map(|m| m["Source"].as_str()).collect();
+    assert_eq!(mounts, ["vol-1", "/etc/debian_version"]);
+}
+
+fn modes_and_placement(c: &Cluster) {
+    c.d("node1", &format!("{CREATE} --name all --mode global --stop-grace-period 1s alpine sleep 1d"));
+    let mut nodes: Vec<String> = c.wait_running("all", 3).into_iter().map(|t| t.node).collect();
+    nodes.sort();
+    assert_eq!(nodes, ["node1", "node2", "node3"]);
+    assert_eq!(c.d("node1", "service ls --filter mode=global --format {{.Mode}}/{{.Replicas}}").trim(), "global/3/3");
+    c.d("node1", "node update --label-add disk=fast node3");
+    let here = "--constraint node.labels.disk==fast --constraint node.role==worker";
+    c.d("node1", &format!("{CREATE} --name con {here} --replicas 2 --stop-grace-period 1s alpine sleep 1d"));
+    assert!(c.wait_running("con", 2).iter().all(|t| t.node == "node3"));
+    // Spread over what a label says first: the one node that has it gets as many as all others together.
+    let spread = "--placement-pref spread=node.labels.disk --replicas 4 --stop-grace-period 1s";
+    c.d("node1", &format!("{CREATE} --name pref {spread} alpine sleep 1d"));
+    let fast = c.wait_running("pref", 4).iter().filter(|t| t.node == "node3").count();
+    assert_eq!(fast, 2, "two of four on the only fast node");
+    c.no("node1", "service create -d --placement-pref spread=node.role alpine", "invalid spread descriptor");
+    c.d("node1", &format!("{CREATE} --name nowhere --constraint node.role==nope alpine"));
+    until(Duration::from_secs(10), "says why it does not run", || {
+        let ps = c.d("node1", "service ps --no-trunc nowhere");
+        ps.contains("no suitable node (scheduling constraints not satisfied on 3 nodes)").then_some(())
+    });
+    // A drained node is left; spread brings the tasks to others.
+    c.d("node1", &format!("{CREATE} --name spread --replicas 3 --stop-grace-period 1s alpine sleep 1d"));
+    let mut on: Vec<String> = c.wait_running("spread", 3).into_iter().map(|t| t.node).collect();
+    on.sort();
+    assert_eq!(on, ["node1", "node2", "node3"]);
+    c.d("node1", "node update --availability drain node2");
+    until(Duration::from_secs(20), "nothing runs on the drained node", || {
+        let tasks = c.tasks("spread");
+        (tasks.len() == 3 && tasks.iter().all(|t| t.node != "node2")).then_some(())
+    });
+    c.d("node1", "node update --availability active node2");
+    c.d("node1", "service scale -d spread=1");
+    c.wait_running("spread", 1);
+    c.d("node1", "service rm all con pref nowhere spread");
+    assert_eq!(c.d("node1", "service ls -q"), "");
+}
+
+fn networks(c: &Cluster) {
+    let sleep = "--stop-grace-period 1s alpine sleep 1d";
+    // One virtual address under every name, or every task's own.
+    c.d("node1", &format!("{CREATE} --name vip --network name=back,alias=other --replicas 2 {sleep}"));
+    c.d("node1", &format!("{CREATE} --name rr --network back --endpoint-mode dnsrr --replicas 2 {sleep}"));
+    let (vip, rr) = (c.wait_running("vip", 2), c.wait_running("rr", 2));
+    let asked = |name: &str| resolved(&c.in_task(&vip[0], &["nslookup", name]));
+    let virtual_ip =
+        c.docker("node1", &["service", "inspect", "--format", "{{(index .Endpoint.VirtualIPs 0).Addr}}", "vip"]);
+    let virtual_ip = virtual_ip.trim().split('/').next().unwrap_or_default().to_owned();
+    let mut each: Vec<String> = rr.iter().map(|t| t.addr("back")).collect();
+    each.sort();
+    until(Duration::from_secs(5), "the names of both", || (asked("rr") == each).then_some(()));
+    assert_eq!((asked("vip"), asked("other")), (vec![virtual_ip.clone()], vec![virtual_ip]));
+    assert_eq!(asked("tasks.vip").len(), 2);
+    assert_eq!(c.d("node1", "service inspect --format {{.Endpoint.VirtualIPs}} rr").trim(), "[]");
+    c.d("node1", "service update -q -d --endpoint-mode vip rr");
+    until(Duration::from_secs(5), "a virtual address from now on", || (asked("rr").len() == 1).then_some(()));
+    // Another network while it runs.
+    c.d("node1", "network create -d overlay front");
+    c.d("node1", "service update -q --network-add front --network-rm back --update-monitor 100ms vip");
+    let moved = c.wait_running("vip", 2);
+    assert!(moved.iter().all(|t| !t.addr("front").is_empty() && t.addr("back").is_empty()), "{moved:?}");
+    c.d("node1", "service rm vip rr");
+
+    // The node's own network, and none but the way out.
+    let on = "--constraint node.hostname==node2";
+    c.d("node1", &format!("{CREATE} --name onhost --network host {on} {sleep}"));
+    let task = c.wait_running("onhost", 1).remove(0);
+    assert!(c.sh(&task, "ip -4 addr").contains(&c.addr("node2")));
+    assert_eq!(task.info["HostConfig"]["NetworkMode"], "host");
+    c.no("node1", "service create -d --network host --network back alpine", "cannot be connected to any other network");
+    c.d("node1", &format!("{CREATE} --name onbridge --network bridge {on} {sleep}"));
+    let task = c.wait_running("onbridge", 1).remove(0);
+    let addrs = c.sh(&task, "ip -4 addr; ip route");
+    assert!(addrs.contains("172.18.") && !addrs.contains("10.0.") && addrs.contains("default via 172.18."), "{addrs}");
+    assert!(c.in_task(&task, &["ping", "-c1", "-w5", &c.client_addr()]).status.success());
+    c.d("node1", "service rm onhost onbridge");
+}
+
+fn ports(c: &Cluster) {
+    c.d("node1", &format!("{CREATE} --name web -p 7000-7001:3000-3001 -p published=7005,target=3000 -p 3000 hello"));
+    c.wait_running("web", 1);
+    let list = c.d("node1", "service ls --format {{.Ports}}");
+    assert!(list.contains("*:7000-7001->3000-3001/tcp") && list.contains("*:30000->3000/tcp"), "{list}");
+    for (node, port) in [("node1", 7000), ("node2", 7005), ("node3", 30000)] {
+        let said = fetch(c, "client", &c.addr(node), port);
+        assert!(said.contains(&format!("to {}", c.client_addr())), "{said}");
+    }
+    assert!(fetch(c, "node2", "127.0.0.1", 7000).contains("HI"), "on the node itself");
+
+    // Host mode: only where a task is, on the node's own port.
+    let host = "-p published=8091,target=3000,mode=host --constraint node.hostname==node2";
+    c.d("node1", &format!("{CREATE} --name host {host} hello"));
+    c.wait_running("host", 1);
+    assert!(c.d("node1", "service ps host --format {{.Ports}}").contains("*:8091->3000/tcp"));
+    assert!(fetch(c, "client", &c.addr("node2"), 8091).contains("HI"));
+    let elsewhere = c.try_exec("client", &["curl", "-sS", "-m", "2", &format!("http://{}:8091/", c.addr("node3"))]);
+    assert!(!elsewhere.status.success());
+
+    // UDP; the server is a program of the machine, in the container with the libraries it needs.
+    let echo = "$s = IO::Socket::INET->new(LocalPort => 5300, Proto => 'udp') or die; \
+                while (1) { $s->recv($m, 99); $s->send('pong') }";
+    let mut create: Vec<&str> = CREATE.split(' ').collect();
+    create.extend(["--name", "udp", "-p", "5300:5300/udp"]);
+    for mount in ["src=/usr,dst=/usr", "src=/usr/lib,dst=/lib", "src=/usr/lib64,dst=/lib64"] {
+        create.extend(["--mount", mount]);
+    }
+    let create: Vec<String> = create
+        .iter()
+        .map(|w| if w.starts_with("src=") { format!("type=bind,readonly,{w}") } else { (*w).to_owned() })
+        .collect();
+    let mut create: Vec<&str> = create.iter().map(String::as_str).collect();
+    create.extend(["alpine", "perl", "-MIO::Socket::INET", "-e", echo]);
+    c.docker("node1", &create);
+    c.wait_running("udp", 1);
+    assert!(c.d("node1", "service inspect --format {{.Endpoint.Ports|json}} udp").contains("\"Protocol\":\"udp\""));
+    for node in ["node1", "node2", "node3"] {
+        let ask = format!(
+            "$s = IO::Socket::INET->new(PeerAddr => '{}:5300', Proto => 'udp'); $s->send('ping'); alarm 3; $s->recv($m, 99); print $m",
+            c.addr(node)
+        );
+        until(Duration::from_secs(15), "a datagram through the mesh", || {
+            let out = c.try_exec("client", &["perl", "-MIO::Socket::INET", "-e", &ask]);
+            (text(&out.stdout) == "pong").then_some(())
+        });
+    }
+    c.d("node1", "service update -q -d --publish-rm 3000 --publish-add 7010:3000 web");
+    assert!(fetch(c, "client", &c.addr("node3"), 7010).contains("HI"), "after an update of the ports");
+    c.d("node1", "service rm web host udp");
+}
+
+fn replicas(c: &Cluster, service: &str) -> String {
+    c.d("node1", &format!("service ls --filter name={service} --format {{{{.Replicas}}}}")).trim().to_owned()
+}
+
+fn update_state(c: &Cluster, service: &str) -> String {
+    c.d("node1", &format!("service inspect --format {{{{.UpdateStatus.State}}}} {service}")).trim().to_owned()
+}
+
+/// Starts an update, follows it to its end and returns what `service ls` showed meanwhile.
+fn follow_update(c: &Cluster, line: &str) -> Vec<String> {
+    c.d("node1", &format!("service update -d -q {line}"));
+    let service = line.rsplit(' ').next().unwrap();
+    let mut seen = Vec::new();
+    until(Duration::from_secs(30), "the update ends", || {
+        seen.push(replicas(c, service));
+        (update_state(c, service) == "completed").then_some(())
+    });
+    seen.dedup();
+    seen
+}
+
+fn updates(c: &Cluster) {
+    let how = "--update-parallelism 2 --update-delay 2s --update-monitor 300ms --stop-grace-period 1s";
+    let said = c.d(
+        "node1",
+        &format!("service create --no-resolve-image --name up {how} --replicas 4 --env V=1 alpine sleep 1d"),
+    );
+    assert!(said.contains("overall progress: 4 out of 4 tasks") && said.contains("converged"), "{said}");
+    let before = c.wait_running("up", 4);
+    let begin = Instant::now();
+    let seen = follow_update(c, "--env-add V=2 up");
+    assert!(begin.elapsed() > Duration::from_secs(2), "a pause between the two batches");
+    assert!(seen.iter().all(|r| ["4/4", "3/4", "2/4"].contains(&&**r)) && seen.len() > 2, "two at a time: {seen:?}");
+    let after = c.wait_running("up", 4);
+    assert!(after.iter().all(|t| before.iter().all(|b| b.id != t.id)), "every task is new");
+    assert!(c.sh(&after[0], "echo $V").contains('2'));
+    let history = c.d("node1", "service ps up");
+    assert_eq!(history.matches("Shutdown").count(), 8, "four that are told to be, and are: {history}");
+
+    // Start-first: never fewer than wanted.
+    let seen = follow_update(c, "--update-order start-first --update-delay 0s --env-add V=3 up");
+    let enough = |r: &String| r.split('/').next().and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n >= 4);
+    assert!(seen.iter().all(enough) && seen.len() > 1, "{seen:?}");
+    // The CLI follows an update to its end.
+    let said = c.d("node1", "service update --update-parallelism 0 --update-monitor 1s --env-add V=4 up");
+    assert!(said.contains("overall progress: 4 out of 4 tasks") && said.contains("converged"), "{said}");
+    let said = c.d("node1", "service scale up=5");
+    assert!(said.contains("up scaled to 5") && said.contains("overall progress: 5 out of 5 tasks"), "{said}");
+    c.d("node1", "service scale -d up=4");
+    c.no("node1", "service scale up=x", "invalid replicas value x");
+    // Labels alone replace nothing.
+    let ids: Vec<String> = c.wait_running("up", 4).into_iter().map(|t| t.id).collect();
+    c.d("node1", "service update -d -q --label-add x=y up");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(c.tasks("up").into_iter().map(|t| t.id).collect::<Vec<_>>(), ids);
+    stale_update(c, "up");
+    c.d("node1", "service rm up");
+}
+
+/// Written by somebody who has not read what it is by now: refused.
+fn stale_update(c: &Cluster, service: &str) {
+    let said = c.d("node1", &format!("service inspect {service}"));
+    let read: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let (id, version) = (read[0]["ID"].as_str().unwrap(), read[0]["Version"]["Index"].as_u64().unwrap());
+    let socket = c.socket("node1").to_str().unwrap().to_owned();
+    let url = format!("http://d/v1.50/services/{id}/update?version={}", version - 1);
+    let spec = read[0]["Spec"].to_string();
+    let said = c.exec_input("node1", &spec, &["curl", "-sS", "--unix-socket", &socket, "--json", "@-", &url]);
+    assert!(said.contains("update out of sequence"), "{said}");
+}
+
+/// An update that fails stops where it is, and says so.
+fn failing_updates(c: &Cluster) {
+    let how = "--update-monitor 2s --restart-condition none --stop-grace-period 1s";
+    c.d("node1", &format!("{CREATE} --name fail --replicas 3 {how} alpine sleep 1d"));
+    let out = c.try_exec("node1", &["docker", "service", "update", "--args", "false", "fail"]);
+    let said = text(&out.stdout) + &text(&out.stderr);
+    let why = "service update paused: update paused due to failure or early termination of task";
+    assert!(!out.status.success() && said.contains(why), "{said}");
+    assert_eq!(update_state(c, "fail"), "paused");
+    assert_eq!(replicas(c, "fail"), "2/3", "the others run as before");
+    let pretty = c.d("node1", "service inspect --pretty fail");
+    assert!(pretty.contains("State:\t\tpaused") && pretty.contains("On failure:\tpause"), "{pretty}");
+    c.d("node1", "service update -q --args top fail");
+    c.wait_running("fail", 3);
+    assert_eq!(update_state(c, "fail"), "completed");
+    c.d("node1", "service rm fail");
+}
+
+fn history(c: &Cluster) {
+    let how = "--update-monitor 100ms --stop-grace-period 0s";
+    c.d("node1", &format!("{CREATE} --name hist {how} alpine sleep 1d"));
+    for limit in [5, 2] {
+        c.d("node1", &format!("swarm update --task-history-limit {limit}"));
+        for _ in 0..limit {
+            c.d("node1", "service update -q --force hist");
+        }
+        let ps = c.d("node1", "service ps hist --format {{.Name}}/{{.DesiredState}}");
+        let lines: Vec<&str> = ps.lines().collect();
+        assert_eq!(lines.len(), limit, "{ps}");
+        assert!(lines[0] == "hist.1/Running" && lines[1..].iter().all(|l| *l == "hist.1/Shutdown"), "{ps}");
+    }
+    assert!(c.d("node1", "service ps hist").contains("\\_ hist.1"));
+    assert_eq!(c.d("node1", "service ps -q --filter desired-state=running hist").lines().count(), 1);
+    assert!(c.d("node1", "node ps --filter name=hist self node2 node3").contains("hist.1"));
+    c.d("node1", "service rm hist");
+    c.d("node1", "swarm update --task-history-limit 5");
+}
+
+fn restarts(c: &Cluster) {
+    c.docker(
+        "node1",
+        &[
+            "service",
+            "create",
+            "-q",
+            "-d",
+            "--no-resolve-image",
+            "--name",
+            "crash",
+            "--restart-condition",
+            "on-failure",
+            "--restart-delay",
+            "500ms",
+            "--restart-max-attempts",
+            "2",
+            "alpine",
+            "sh",
+            "-c",
+            "exit 3",
+        ],
+    );
+    until(Duration::from_secs(20), "three tries", || {
+        (c.d("node1", "service ps crash").matches("task: non-zero exit (3)").count() == 3).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(c.d("node1", "service ps -q crash").lines().count(), 3, "and no more");
+    c.d("node1", &format!("{CREATE} --name once --restart-condition none alpine true"));
+    until(Duration::from_secs(10), "it completes", || {
+        c.d("node1", "service ps once").contains("Complete").then_some(())
+    });
+    assert_eq!(c.d("node1", "service ps -q once").lines().count(), 1);
+    // What can never start is tried at the policy's pace, not as fast as it fails.
+    c.d("node1", &format!("{CREATE} --name bad --restart-delay 2s nosuch.invalid/image"));
+    until(Duration::from_secs(10), "it is rejected", || {
+        c.d("node1", "service ps bad").contains("Rejected").then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(5));
+    let tries = c.d("node1", "service ps bad").matches("Rejected").count();
+    assert!((2..=4).contains(&tries), "{tries} tries within 5 s at one in 2 s");
+    c.d("node1", "service rm crash once bad");
+}
