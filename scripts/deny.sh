@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! cargo deny --version >/dev/null 2>&1; then
 	echo "deny: installing cargo-deny"
-	CARGO_TARGET_DIR= cargo install --locked --quiet cargo-deny
+	env -u CARGO_TARGET_DIR cargo install --locked --quiet cargo-deny
 fi
 cargo deny --all-features check licenses bans sources
 # The advisory database is a git repository elsewhere: told, not failed, where this machine cannot reach it.
