@@ -31,6 +31,9 @@ pub struct Timings {
     /// A member that has not heard of a leader for `election_max` and then a draw from this range calls an election.
     pub election_min: Duration,
     pub election_max: Duration,
+    /// A leader that no majority has answered for this long leads no more. It decides nothing meanwhile, but a machine that
+    /// stands still for a second costs no change of leadership, with all the sessions that end by it.
+    pub abdication: Duration,
     /// How long an update waits for its commit.
     pub commit: Duration,
 }
@@ -42,6 +45,7 @@ impl Default for Timings {
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(400),
             election_max: Duration::from_millis(700),
+            abdication: Duration::from_secs(2),
             commit: Duration::from_secs(5),
         }
     }
@@ -51,6 +55,13 @@ impl Default for Timings {
 pub(crate) const KEPT_BEHIND_SNAPSHOT: u64 = 256;
 /// A learner that lags by no more than this may become a voter.
 pub(crate) const PROMOTION_LAG: u64 = 20;
+
+impl Timings {
+    /// Silence for which nobody else can have been elected meanwhile.
+    pub(crate) fn patience(&self) -> Duration {
+        self.election_max + self.heartbeat
+    }
+}
 
 impl Config {
     /// Production settings.

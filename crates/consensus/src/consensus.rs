@@ -226,6 +226,26 @@ impl Consensus {
         })
     }
 
+    /// Waits until no other member can have been elected: what this one knows is then the newest there is. False where it
+    /// does not lead, or stops leading meanwhile.
+    pub async fn confirm(&self) -> bool {
+        let mut metrics = self.shared.raft.metrics();
+        loop {
+            let fresh = quorum_heard(&self.shared.config, &metrics.borrow_watched());
+            if !self.shared.leadership.borrow().is_leader() {
+                return false;
+            }
+            if fresh {
+                return true;
+            }
+            tokio::select! {
+                biased;
+                changed = metrics.changed() => if changed.is_err() { return false },
+                () = tokio::time::sleep(self.shared.config.timings.heartbeat) => {}
+            }
+        }
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
         self.shared.raft.metrics().borrow_watched().clone()
     }
@@ -297,10 +317,10 @@ impl Watcher {
         };
         if leader == self.config.node {
             let caught_up = metrics.last_applied.as_ref().is_some_and(|id| id.committed_leader_id().term == term);
-            let leads = caught_up && metrics.state.is_leader() && self.has_quorum(metrics);
+            let leads = caught_up && metrics.state.is_leader() && self.is_followed(metrics);
             return if leads { Leadership::Leader { term } } else { Leadership::NoLeader };
         }
-        let silent = self.heard.borrow().is_none_or(|heard| heard.elapsed() > self.patience());
+        let silent = self.heard.borrow().is_none_or(|heard| heard.elapsed() > self.config.timings.patience());
         let known = metrics.membership_config.get_node(&leader).map(|peer| peer.addr.clone());
         match self.peers.addr(&leader).or(known) {
             Some(addr) if !silent => Leadership::Follower { leader: LeaderAddr { node: leader, addr } },
@@ -308,12 +328,21 @@ impl Watcher {
         }
     }
 
-    fn has_quorum(&self, metrics: &Metrics) -> bool {
-        let alone = metrics.membership_config.voter_ids().eq([self.config.node.clone()]);
-        alone || metrics.last_quorum_acked.is_some_and(|at| at.elapsed() <= self.patience())
+    /// One that leads goes on until the majority has been silent for long; it begins with one that answers.
+    fn is_followed(&self, metrics: &Metrics) -> bool {
+        let leads = self.leadership.borrow().is_leader();
+        quorum_heard(&self.config, metrics)
+            || leads && silence(metrics).is_some_and(|silence| silence <= self.config.timings.abdication)
     }
+}
 
-    fn patience(&self) -> Duration {
-        self.config.timings.election_max + self.config.timings.heartbeat
-    }
+/// A majority has answered so recently that it cannot have elected another.
+fn quorum_heard(config: &Config, metrics: &Metrics) -> bool {
+    let alone = metrics.membership_config.voter_ids().eq([config.node.clone()]);
+    alone || silence(metrics).is_some_and(|silence| silence <= config.timings.patience())
+}
+
+/// Since a majority last answered.
+fn silence(metrics: &Metrics) -> Option<Duration> {
+    metrics.last_quorum_acked.map(|at| at.elapsed())
 }

@@ -4,8 +4,8 @@
 //!   applied here. What a member acknowledged it still has after a crash.
 //! - **A plan applies only to what it was planned on.** Each entry names the term and the state that its changes were
 //!   computed from; applying it to any other is refused. A deposed leader's plan changes nothing.
-//! - **A leader knows everything.** [`Leadership::Leader`] is shown only once all of former terms is applied, and no
-//!   longer when a majority has been silent for an election timeout.
+//! - **A leader knows everything.** [`Leadership::Leader`] is shown only once all of former terms is applied. While a
+//!   majority has been silent for an election timeout, updates and [`Consensus::confirm`] wait; soon after, it leads no more.
 //! - **Repeatable.** Waiting is tokio's, randomness is [`malha_kit::Rng`]'s, disk and network are behind [`Storage`] and
 //!   [`RaftTransport`]. No `select!` here or in openraft draws from tokio's own generator; parts that use unbiased ones
 //!   need tokio's `rng_seed` (`--cfg tokio_unstable`) to repeat.

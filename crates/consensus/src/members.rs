@@ -85,9 +85,8 @@ impl Consensus {
         let Some(acks) = metrics.heartbeat.as_ref().filter(|_| metrics.state.is_leader()) else {
             return Reachability::Unknown;
         };
-        let patience = self.shared.config.timings.election_max + self.shared.config.timings.heartbeat;
         match acks.get(node) {
-            Some(Some(at)) if at.elapsed() <= patience => Reachability::Reachable,
+            Some(Some(at)) if at.elapsed() <= self.shared.config.timings.patience() => Reachability::Reachable,
             _ => Reachability::Unreachable,
         }
     }

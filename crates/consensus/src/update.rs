@@ -79,6 +79,10 @@ impl Consensus {
             let settled = |m: &Metrics| m.last_applied.as_ref().map(|id| id.index) == m.last_log_index;
             let wait = self.shared.raft.wait(Some(self.shared.config.timings.commit));
             wait.metrics(settled, "everything in the log is applied").await.map_err(|_| Failure::NoLeader)?;
+            // where others may have elected another leader, nothing is proposed that could only time out
+            if !self.confirm().await {
+                return Err(Failure::NoLeader);
+            }
             match *self.shared.leadership.borrow() {
                 Leadership::Leader { term: now } if now == term => Ok((turn, term)),
                 _ => Err(Failure::NoLeader),

@@ -22,6 +22,7 @@ use crate::{
         reports::{self, Report},
         session::Handle,
     },
+    errors::no_leader,
     log_broker::LogBroker,
     members::{self, addresses},
     reconcile, role_manager,
@@ -90,6 +91,9 @@ impl Leader {
 
     pub(crate) async fn control(&self, request: ControlRequest) -> ApiResult<ControlResponse> {
         let mut response = if is_question(&request) {
+            if !self.decider.consensus.confirm().await {
+                return Err(no_leader());
+            }
             self.decider.read(|tx, ctx| handle(tx, ctx, request))
         } else {
             self.decider.request(|tx, ctx| handle(tx, ctx, request)).await
