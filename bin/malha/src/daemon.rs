@@ -16,6 +16,7 @@ use malha_kit::{Clock, Rng, SystemClock, Tasks};
 use malha_runtime::{PrivateContainerd, RegistryConfig, Runtime, RuntimeConfig};
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
 };
 use tracing::{info, warn};
@@ -25,7 +26,7 @@ use crate::{
     logging,
     node::{
         engine::{LocalEngine, local_networks::LocalNetworks},
-        network::{NodeNet, Settings},
+        network::{KernelThreads, NodeNet, Settings},
         swarm::{Swarm, SwarmDeps},
     },
     paths,
@@ -35,10 +36,12 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let config = Arc::new(Config::load(args)?);
     logging::init(&config);
     raise_file_limit();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))
+    let kernel = KernelThreads::start()?;
+    let handle = kernel.handle().context("threads for the kernel")?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config, handle))
 }
 
-async fn serve(config: Arc<Config>) -> Result<()> {
+async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
     // First of all, so that a signal during the start is not lost.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -51,7 +54,7 @@ async fn serve(config: Arc<Config>) -> Result<()> {
     let dns = malha_dns::Server::start(&tasks, malha_dns::Listen::Elsewhere).context("embedded DNS")?;
     let clock = Arc::new(SystemClock);
     let local = LocalNetworks::load(&config.data_root, clock.now())?;
-    let net = Arc::new(NodeNet::new(network_settings(&config)?, dns, local.gateway_config()));
+    let net = Arc::new(NodeNet::new(network_settings(&config)?, dns, local.gateway_config(), kernel));
     let deps = SwarmDeps {
         config: config.clone(),
         runtime: runtime.clone(),

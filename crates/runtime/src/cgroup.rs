@@ -2,7 +2,8 @@
 //!
 //! Every process of a node's containers is below one cgroup v2 directory, as kernel programs are attached there. runc
 //! sees to it on unified and hybrid machines alike; [`ensure_member`] checks and, where a runc does not, moves the
-//! process before it runs a single instruction of the image.
+//! process before it runs a single instruction of the image. Changes wait for one lock of the whole machine, so they are
+//! made on threads that nothing else waits for.
 
 use std::{
     fs,
@@ -35,7 +36,12 @@ pub(crate) fn make_v2(path: &str) -> Result<PathBuf> {
 }
 
 /// Makes sure that `pid` is in the v2 cgroup `path` or below it.
-pub(crate) fn ensure_member(pid: u32, path: &str) -> Result<()> {
+pub(crate) async fn ensure_member(pid: u32, path: &str) -> Result<()> {
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || move_into(pid, &path)).await.map_err(RuntimeError::internal)?
+}
+
+fn move_into(pid: u32, path: &str) -> Result<()> {
     let listed = fs::read_to_string(format!("/proc/{pid}/cgroup"));
     let listed = listed.map_err(|e| RuntimeError::io(format!("read the cgroup of process {pid}"), e))?;
     let current = listed.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
@@ -64,7 +70,9 @@ pub(crate) async fn remove(path: &str) {
     for root in hierarchies() {
         let dir = root.join(path.trim_start_matches('/'));
         for _ in 0..20 {
-            if !dir.exists() || remove_tree(&dir).is_ok() {
+            let tree = dir.clone();
+            let gone = tokio::task::spawn_blocking(move || !tree.exists() || remove_tree(&tree).is_ok()).await;
+            if gone.unwrap_or(false) {
                 break;
             }
             // The kernel takes a moment to see a process off.

@@ -169,7 +169,7 @@ impl Inner {
             }
         };
         // runc does so by itself; one that does not must not escape the network's programs.
-        if let Err(error) = cgroup::ensure_member(pid, &container.cgroup) {
+        if let Err(error) = cgroup::ensure_member(pid, &container.cgroup).await {
             tracing::debug!(%error, "the exec has ended already");
         }
         exec.state.send_modify(|s| s.pid = pid);

@@ -81,7 +81,7 @@ impl Inner {
             spec::build(&SpecInput { record: &record, paths: &paths, identity: &identity, cgroup: &container.cgroup })?;
         self.register(container, &record, &spec).await?;
         let pid = self.create_task(container, &record, logger).await?;
-        cgroup::ensure_member(pid, &container.cgroup)?;
+        cgroup::ensure_member(pid, &container.cgroup).await?;
         container.execs.lock().clear();
         self.connect_pending(container).await?;
         // Whatever happens from here on, the exit is seen.

@@ -125,7 +125,7 @@ impl LocalEngine {
             // So that its end is noticed.
             self.attached.lock().entry(info.id.clone()).or_insert_with(|| attachments.clone());
             let request = wire_request(&info, &record, Vec::new(), record.ports.clone());
-            if let Err(e) = self.net.adopt(request, &attachments).await {
+            if let Err(e) = self.net.adopt(request, attachments).await {
                 warn!(container = info.id, error = %e, "cannot take over the sandbox");
             }
             // It may have ended meanwhile, when there was nothing to give back yet.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 use malha_dataplane::GwBridgeConfig;
 
-use super::{NodeNet, Underlay, WireError};
+use super::{Underlay, WireError, Wiring};
 
 /// The bridge that leads containers out, and who is on it.
 #[derive(Clone, Debug)]
@@ -15,9 +15,9 @@ pub(crate) struct Gateway {
     pub(crate) members: BTreeMap<String, Ipv4Net>,
 }
 
-impl NodeNet {
+impl Wiring {
     /// None while the node's network is not open.
-    pub(crate) async fn gateway(&self) -> Option<Gateway> {
+    pub(super) async fn gateway(&self) -> Option<Gateway> {
         let kernel = self.kernel.read().await;
         let bridge = kernel.as_ref()?.net.sandboxes().bridge().gateway;
         let state = self.state.lock();
@@ -27,7 +27,7 @@ impl NodeNet {
     }
 
     /// Makes the bridge before anything needs it, as `config` says.
-    pub(crate) async fn make_gateway(&self, config: GwBridgeConfig) -> Result<(), WireError> {
+    pub(super) async fn make_gateway(&self, config: GwBridgeConfig) -> Result<(), WireError> {
         let mut kernel = self.kernel.write().await;
         if kernel.is_some() {
             return Err(WireError::GatewayStands);
@@ -50,7 +50,7 @@ impl NodeNet {
     }
 
     /// Removes the bridge that nothing needs.
-    pub(crate) async fn remove_gateway(&self) -> Result<(), WireError> {
+    pub(super) async fn remove_gateway(&self) -> Result<(), WireError> {
         let mut kernel = self.kernel.write().await;
         let swarm = kernel.as_ref().is_some_and(|k| k.underlay != Underlay::NONE);
         if swarm || !self.state.lock().sandboxes.is_empty() {

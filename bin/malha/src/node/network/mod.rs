@@ -2,8 +2,10 @@
 //!
 //! The one place where a view becomes kernel state and DNS zones. [`NodeNet::apply`] takes the whole state each time;
 //! [`NodeNet::wire`] makes a container's sandbox before its process starts and [`NodeNet::unwire`] removes it. After a
-//! restart of the daemon the sandboxes that stand are taken over by the first `apply`.
+//! restart of the daemon the sandboxes that stand are taken over by the first `apply`. All of it happens on threads of its
+//! own ([`apart`]).
 
+mod apart;
 mod endpoint;
 mod gateway;
 mod zones;
@@ -29,7 +31,11 @@ use parking_lot::Mutex;
 use tokio::sync::{RwLock, watch};
 use tracing::{info, warn};
 
-pub(crate) use self::{endpoint::endpoint_id, gateway::Gateway};
+pub(crate) use self::{
+    apart::{KernelThreads, NodeNet},
+    endpoint::endpoint_id,
+    gateway::Gateway,
+};
 use self::{
     endpoint::{endpoint_settings, host_network},
     zones::Zones,
@@ -38,7 +44,7 @@ use self::{
 /// How long a container waits for the views of its networks to arrive.
 const VIEW_LIMIT: Duration = Duration::from_secs(20);
 
-pub(crate) struct NodeNet {
+struct Wiring {
     settings: Settings,
     dns: malha_dns::Server,
     /// Written to open and to close. Sandboxes are made and removed under the read half, many at a time: what one of them
@@ -134,6 +140,8 @@ pub(crate) enum WireError {
     Dns(#[from] malha_dns::Error),
     #[error("the node's network is not open")]
     Closed,
+    #[error("the node's network failed: {0}")]
+    Failed(#[from] tokio::task::JoinError),
     #[error("network with name docker_gwbridge already exists")]
     GatewayStands,
     #[error("a device docker_gwbridge with another address exists: remove it, or ask for its subnet")]
@@ -142,15 +150,15 @@ pub(crate) enum WireError {
     GatewayInUse,
 }
 
-impl NodeNet {
-    pub(crate) fn new(settings: Settings, dns: malha_dns::Server, bridge: GwBridgeConfig) -> Self {
+impl Wiring {
+    fn new(settings: Settings, dns: malha_dns::Server, bridge: GwBridgeConfig) -> Self {
         let (networks, _) = watch::channel(Arc::default());
         let state = Mutex::new(State { bridge, ..State::default() });
         Self { settings, dns, kernel: RwLock::default(), state, networks }
     }
 
     /// Makes or adopts what the node itself has: tunnel device, bridge, programs.
-    pub(crate) async fn open(&self, swarm: Underlay) -> Result<(), WireError> {
+    async fn open(&self, swarm: Underlay) -> Result<(), WireError> {
         let mut kernel = self.kernel.write().await;
         self.open_kernel(&mut kernel, swarm).await
     }
@@ -181,24 +189,19 @@ impl NodeNet {
 
     /// Removes the sandboxes in which no container can stand: a daemon that was killed halfway leaves them, and
     /// containers that ended while none looked. What this process has made itself stays.
-    pub(crate) async fn collect_garbage(&self, mut keep: BTreeSet<String>) {
+    async fn collect_garbage(&self, mut keep: BTreeSet<String>) -> Result<BTreeSet<String>, WireError> {
         // none is being made meanwhile
         let kernel = self.kernel.write().await;
-        let Some(Kernel { net, .. }) = &*kernel else { return };
+        let Some(Kernel { net, .. }) = &*kernel else { return Ok(BTreeSet::new()) };
         keep.extend(self.state.lock().sandboxes.keys().cloned());
-        match net.sandboxes().collect_garbage(&keep).await {
-            Ok(gone) if gone.is_empty() => {}
-            Ok(gone) => {
-                self.state.lock().orphans.retain(|id| !gone.contains(id));
-                info!(sandboxes = ?gone, "removed, as no container is left in them");
-            }
-            Err(e) => warn!(error = %e, "cannot remove all sandboxes without containers"),
-        }
+        let gone = net.sandboxes().collect_garbage(&keep).await?;
+        self.state.lock().orphans.retain(|id| !gone.contains(id));
+        Ok(gone)
     }
 
     /// The node leaves its swarm. All of it goes, unless containers stand that have nothing to do with the swarm: those
     /// keep what leads them out.
-    pub(crate) async fn close(&self) -> Result<(), WireError> {
+    async fn close(&self) -> Result<(), WireError> {
         let mut open = self.kernel.write().await;
         let (stay, go) = {
             let mut state = self.state.lock();
@@ -224,12 +227,12 @@ impl NodeNet {
     }
 
     /// The state that was applied last.
-    pub(crate) fn current(&self) -> Arc<NodeNetworks> {
+    fn current(&self) -> Arc<NodeNetworks> {
         self.networks.borrow().clone()
     }
 
     /// Makes maps and names reflect `networks`. One caller, one state after the other.
-    pub(crate) async fn apply(&self, networks: Arc<NodeNetworks>) -> Result<(), WireError> {
+    async fn apply(&self, networks: Arc<NodeNetworks>) -> Result<(), WireError> {
         let kernel = self.kernel.read().await;
         let net = opened(&kernel)?;
         self.state.lock().zones.refresh(&networks.views);
@@ -307,7 +310,7 @@ impl NodeNet {
     }
 
     /// Makes the network of a container. Everything is undone where a step fails.
-    pub(crate) async fn wire(&self, request: WireRequest) -> Result<Wired, WireError> {
+    async fn wire(&self, request: WireRequest) -> Result<Wired, WireError> {
         let attachments = match &request.task {
             Some(task) => task.networks.clone(),
             None => request.attachments.clone(),
@@ -375,7 +378,7 @@ impl NodeNet {
 
     /// Takes over the sandbox of a stand-alone container that a former daemon left standing, once its attachments have
     /// arrived.
-    pub(crate) async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
+    async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
         let mut watch = self.networks.subscribe();
         let known = |n: &NodeNetworks| attachments.iter().all(|id| n.tasks.iter().any(|t| t.id == *id));
         // Where they do not arrive the container has lost them: what is left of its network is still its own.
@@ -391,7 +394,7 @@ impl NodeNet {
     }
 
     /// The hosts file of a sandbox once its container's host name is known.
-    pub(crate) fn hosts_file(&self, sandbox: &str, hostname: &str, extra: &[String]) -> ContainerFiles {
+    fn hosts_file(&self, sandbox: &str, hostname: &str, extra: &[String]) -> ContainerFiles {
         let networks = self.current();
         let task = networks.tasks.iter().find(|t| t.id.as_str() == sandbox);
         let plan = task.and_then(|t| match task_sandbox(t, &networks.views) {
@@ -402,7 +405,7 @@ impl NodeNet {
         ContainerFiles { hosts: Some(hosts_file(hostname, &own, extra)), hostname: None, resolv_conf: None }
     }
 
-    pub(crate) async fn unwire(&self, id: &str) -> Result<(), WireError> {
+    async fn unwire(&self, id: &str) -> Result<(), WireError> {
         let kernel = self.kernel.read().await;
         {
             let mut state = self.state.lock();
