@@ -2,8 +2,8 @@
 # Installs the Debian packages that building, running and testing Malha need, where they are missing.
 set -euo pipefail
 
-packages=(containerd runc clang llvm libbpf-dev libnftables1 nftables iproute2 iputils-ping procps curl jq
-	busybox-static docker-registry dnsutils iperf3 tcpdump build-essential)
+packages=(containerd runc clang llvm libbpf-dev bpftool libnftables1 nftables iproute2 iputils-ping procps curl jq openssl
+	busybox-static docker-registry dnsutils iperf3 tcpdump e2fsprogs perl util-linux build-essential)
 missing=()
 for p in "${packages[@]}"; do
 	dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
