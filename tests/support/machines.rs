@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{run, text, until};
+use super::{machine, run, text, until};
 
 const MALHA: &str = env!("CARGO_BIN_EXE_malha");
 
@@ -45,13 +45,16 @@ const CLEAN: &str = r#"
 pub(crate) struct Machines {
     name: String,
     daemons: BTreeMap<String, Option<Child>>,
+    _share: machine::Share,
 }
 
 impl Machines {
     /// One for each address; nothing runs on them.
     pub(crate) fn new(label: &str, machines: &[(&str, &str)]) -> Self {
+        let share = machine::share();
         let name = format!("{label}{}", std::process::id());
-        let all = Self { name, daemons: machines.iter().map(|(m, _)| ((*m).to_owned(), None)).collect() };
+        let all =
+            Self { name, daemons: machines.iter().map(|(m, _)| ((*m).to_owned(), None)).collect(), _share: share };
         let net = all.netns("net");
         sh("ip netns add $1 && ip -n $1 link add br0 type bridge forward_delay 0 && ip -n $1 link set br0 up", &[&net]);
         for (machine, addr) in machines {

@@ -12,6 +12,7 @@ use std::{
 
 use serde_json::Value;
 
+pub(crate) mod machine;
 pub(crate) mod machines;
 pub(crate) mod talk;
 
@@ -22,6 +23,7 @@ pub(crate) struct Cluster {
     pub(crate) name: String,
     /// Left standing for a look when set in the environment: `MALHA_KEEP=1`.
     keep: bool,
+    _share: machine::Share,
 }
 
 impl Cluster {
@@ -33,8 +35,7 @@ impl Cluster {
     }
 
     pub(crate) fn bare(label: &str, nodes: usize, managers: usize, extra: &[&str]) -> Self {
-        let cluster =
-            Self { name: format!("{label}{}", std::process::id()), keep: std::env::var_os("MALHA_KEEP").is_some() };
+        let cluster = Self::named(label);
         let (nodes, managers) = (nodes.to_string(), managers.to_string());
         let mut args = vec!["up", "--nodes", &nodes, "--managers", &managers];
         args.extend(extra);
@@ -44,10 +45,15 @@ impl Cluster {
 
     /// Only the name, and what `before` makes under it; `dev up` is the test's own.
     pub(crate) fn prepared(label: &str, before: impl FnOnce(&str)) -> Self {
-        let cluster =
-            Self { name: format!("{label}{}", std::process::id()), keep: std::env::var_os("MALHA_KEEP").is_some() };
+        let cluster = Self::named(label);
         before(&cluster.name);
         cluster
+    }
+
+    fn named(label: &str) -> Self {
+        let share = machine::share();
+        let name = format!("{label}{}", std::process::id());
+        Self { name, keep: std::env::var_os("MALHA_KEEP").is_some(), _share: share }
     }
 
     pub(crate) fn load_images(&self, nodes: usize) {
