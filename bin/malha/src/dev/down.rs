@@ -1,6 +1,7 @@
 //! Taking a cluster down: every step is tried, what fails is told at the end.
 //!
-//! Order matters: daemons first (they would restart containers), then containers, then what held them.
+//! Order matters: daemons first (they would restart containers), then containerd (it may be starting some), then what it
+//! has started, then what held that.
 
 use std::{path::Path, time::Duration};
 
@@ -18,10 +19,6 @@ pub(crate) async fn down(layout: &Layout) -> Result<()> {
             errors.push(anyhow!("daemon {} does not end", daemon.pid));
         }
     }
-    for node in &cluster.nodes {
-        kill_cgroup(&layout.instance(&node.name), &mut errors).await;
-    }
-    stop_shims(layout, &mut errors).await;
     if let Some(containerd) = cluster.containerd {
         containerd.signal(Signal::SIGTERM);
         if !containerd.gone_within(Duration::from_secs(5)).await {
@@ -29,10 +26,14 @@ pub(crate) async fn down(layout: &Layout) -> Result<()> {
             containerd.gone_within(Duration::from_secs(5)).await;
         }
     }
+    stop_starters(layout, &mut errors).await;
+    for node in &cluster.nodes {
+        kill_cgroup(&layout.instance(&node.name), &mut errors).await;
+    }
     unmount_below(&[&layout.state, &layout.run], &mut errors);
     for node in &cluster.nodes {
         let instance = layout.instance(&node.name);
-        remove_cgroups(&instance, &mut errors);
+        remove_cgroups(&instance, &mut errors).await;
         remove_dir(&crate::paths::pin_dir(&instance), &mut errors);
     }
     errors.extend(underlay::remove(layout));
@@ -68,21 +69,22 @@ async fn kill_cgroup(instance: &str, errors: &mut Vec<anyhow::Error>) {
     }
 }
 
-/// Shims carry the cluster's containerd address on their command line.
-async fn stop_shims(layout: &Layout, errors: &mut Vec<anyhow::Error>) {
-    let socket = layout.containerd_socket();
-    let needle = socket.as_os_str().as_encoded_bytes();
-    let shims = || -> Vec<i32> {
+/// Shims, and runtimes that are making a container: both carry a path of the cluster's containerd on their command line.
+async fn stop_starters(layout: &Layout, errors: &mut Vec<anyhow::Error>) {
+    let dir = layout.containerd();
+    let needle = dir.as_os_str().as_encoded_bytes();
+    let starters = || -> Vec<i32> {
         let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
         let ours = |pid: &i32| {
             let cmd = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let is_shim = cmd.split(|b| *b == 0).next().is_some_and(|c| c.ends_with(b"containerd-shim-runc-v2"));
-            is_shim && cmd.split(|b| *b == 0).any(|arg| arg == needle)
+            let mut args = cmd.split(|b| *b == 0);
+            let program = args.next().and_then(|path| path.rsplit(|b| *b == b'/').next()).unwrap_or_default();
+            [&b"containerd-shim-runc-v2"[..], b"runc", b"crun"].contains(&program) && args.any(|a| a.starts_with(needle))
         };
         entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(ours).collect()
     };
-    if !kill_until_none(shims).await {
-        errors.push(anyhow!("shims of {} do not end", socket.display()));
+    if !kill_until_none(starters).await {
+        errors.push(anyhow!("shims of {} do not end", dir.display()));
     }
 }
 
@@ -105,7 +107,7 @@ fn pids_below(dir: &Path) -> Vec<i32> {
     own.lines().filter_map(|l| l.parse().ok()).chain(children.flat_map(|e| pids_below(&e.path()))).collect()
 }
 
-fn remove_cgroups(instance: &str, errors: &mut Vec<anyhow::Error>) {
+async fn remove_cgroups(instance: &str, errors: &mut Vec<anyhow::Error>) {
     fn remove(dir: &Path) -> std::io::Result<()> {
         for entry in std::fs::read_dir(dir)?.flatten() {
             if entry.path().is_dir() {
@@ -115,7 +117,16 @@ fn remove_cgroups(instance: &str, errors: &mut Vec<anyhow::Error>) {
         std::fs::remove_dir(dir)
     }
     for dir in cgroup_dirs(instance) {
-        if let Err(e) = remove(&dir) {
+        // The kernel takes a moment to see processes off.
+        let mut removed = remove(&dir);
+        for _ in 0..100 {
+            if removed.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            removed = remove(&dir);
+        }
+        if let Err(e) = removed {
             errors.push(anyhow!(e).context(format!("cannot remove {}", dir.display())));
         }
         // The parent goes with its last cluster.
