@@ -16,7 +16,9 @@ pub fn check(state: &State) -> Verdict {
         let expected = if service.spec.is_global() { eligible(state) } else { service.spec.replicas() as usize };
         if running.len() != expected {
             let (name, runs) = (&service.spec.name, running.len());
-            return Err(violated("replicas", format_args!("{runs} of {expected} of {name} run")));
+            let tasks: Vec<String> = state.tasks_of_service(&service.id).map(|t| describe(t)).collect();
+            let tasks = tasks.join(", ");
+            return Err(violated("replicas", format_args!("{runs} of {expected} of {name} run: {tasks}")));
         }
         let distinct: BTreeSet<_> = running.iter().collect();
         if distinct.len() != running.len() {
@@ -35,6 +37,12 @@ pub fn check(state: &State) -> Verdict {
         }
     }
     Ok(())
+}
+
+fn describe(task: &malha_model::Task) -> String {
+    let node = task.node.as_ref().map_or("nowhere", |n| n.as_str());
+    let (is, desired) = (task.status.state, task.desired_state);
+    format!("{}.{} on {node} is {is}, to be {desired}, {:?}", task.slot, task.id, task.status.err)
 }
 
 /// Slot, or node for a global service, of each task that runs.
