@@ -158,6 +158,12 @@ static __always_inline void joins(const struct packet *p, __u8 *state, __u64 *cl
 		closes(p, state, closed, from_client);
 }
 
+/* One end that closed is no end of the flow: the other may send for as long as it likes. */
+static __always_inline int is_over(__u8 state)
+{
+	return state & FLOW_RESET || (state & FLOW_BOTH_FIN) == FLOW_BOTH_FIN;
+}
+
 static __always_inline int is_recent(__u64 closed)
 {
 	return bpf_ktime_get_ns() - closed < ENDED_NS;
@@ -225,7 +231,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 	key.proto = p->proto;
 	r = bpf_map_lookup_elem(&replies, &key);
 	if (r && (r->node.w[3] != p->daddr || r->port != p->dport || r->client_port != p->sport)) {
-		if (r->closed && opens(p)) {
+		if (is_over(r->state) && opens(p)) {
 			r = 0;
 		} else {
 			client_port = remapped(p, &key, !on->late);

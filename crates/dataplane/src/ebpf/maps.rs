@@ -167,6 +167,14 @@ impl<K: Pod + PartialEq, V: Pod> Shared<K, V> {
         Ok(rows)
     }
 
+    pub(super) fn get(&self, key: &K) -> EbpfResult<Option<V>> {
+        match self.map.get(key, 0) {
+            Ok(row) => Ok(Some(row)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(e) => Err(failed(self.name)(e)),
+        }
+    }
+
     pub(super) fn remove(&mut self, key: &K) -> EbpfResult<()> {
         absent_is_fine(self.map.remove(key)).map_err(failed(self.name))
     }

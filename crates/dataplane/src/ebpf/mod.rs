@@ -30,6 +30,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use malha_netplan::{Mac, NetPlan, SandboxId};
@@ -284,7 +285,12 @@ impl Dataplane {
     /// Forgets published flows that were reset a while ago; those closed properly are gone already. To be called now
     /// and then.
     pub fn sweep(&self) -> EbpfResult<usize> {
-        self.state.lock().maps.sweep()
+        self.sweep_after(sweep::LINGER)
+    }
+
+    /// As [`Dataplane::sweep`], with another idea of a while.
+    pub fn sweep_after(&self, linger: Duration) -> EbpfResult<usize> {
+        self.state.lock().maps.sweep(linger)
     }
 
     /// Detaches everything and removes all pins: the node forwards nothing any more.

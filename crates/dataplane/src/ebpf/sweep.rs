@@ -1,29 +1,43 @@
 //! Forgets published flows that ended by a reset. A proper close is seen by the programs and forgotten at once; a reset
-//! is not proof (anybody can send one), so such a flow is kept until nothing followed it for a while.
+//! is not proof (anybody can send one), so such a flow is kept until nothing followed it for a while. One that only one
+//! end has closed goes on for as long as the other likes, and stays.
 
 use std::time::Duration;
 
+use aya::Pod;
 use nix::time::{ClockId, clock_gettime};
 
-use super::{error::EbpfResult, maps::Maps};
+use super::{
+    error::EbpfResult,
+    layout::{Flow, Reply},
+    maps::{Maps, Shared},
+};
 
-const LINGER: Duration = Duration::from_secs(60);
+pub(super) const LINGER: Duration = Duration::from_secs(60);
+
+const BOTH_FIN: u8 = 1 | 2;
+const RESET: u8 = 4;
 
 impl Maps {
-    /// How many entries were forgotten.
-    pub(super) fn sweep(&mut self) -> EbpfResult<usize> {
+    /// Forgets what ended longer than `linger` ago. How many entries that was.
+    pub(super) fn sweep(&mut self, linger: Duration) -> EbpfResult<usize> {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-        let before = now.saturating_sub(LINGER).as_nanos() as u64;
-        let over = |closed: u64| closed != 0 && closed < before;
-        let mut forgotten = 0;
-        for (key, _) in self.flows.rows()?.into_iter().filter(|(_, f)| over(f.closed)) {
-            self.flows.remove(&key)?;
-            forgotten += 1;
-        }
-        for (key, _) in self.replies.rows()?.into_iter().filter(|(_, r)| over(r.closed)) {
-            self.replies.remove(&key)?;
-            forgotten += 1;
-        }
-        Ok(forgotten)
+        let before = now.saturating_sub(linger).as_nanos() as u64;
+        let over = |state: u8, closed: u64| (state & RESET != 0 || state & BOTH_FIN == BOTH_FIN) && closed < before;
+        let flows = forget(&mut self.flows, |f: &Flow| over(f.state, f.closed))?;
+        let replies = forget(&mut self.replies, |r: &Reply| over(r.state, r.closed))?;
+        Ok(flows + replies)
     }
+}
+
+/// A row is looked at again before it goes: its numbers may be those of a new connection since it was listed.
+fn forget<K: Pod + PartialEq, V: Pod>(map: &mut Shared<K, V>, over: impl Fn(&V) -> bool) -> EbpfResult<usize> {
+    let mut forgotten = 0;
+    for (key, _) in map.rows()?.into_iter().filter(|(_, row)| over(row)) {
+        if map.get(&key)?.is_some_and(|row| over(&row)) {
+            map.remove(&key)?;
+            forgotten += 1;
+        }
+    }
+    Ok(forgotten)
 }

@@ -180,6 +180,36 @@ fn closed_flows_are_forgotten() {
     }
 }
 
+/// One end has closed, the other goes on: such a connection is alive, however long ago that was.
+#[test]
+fn half_closed_connections_stay() {
+    use std::io::{Read, Write};
+    let mut world = mesh();
+    let listener = within(&world.containers["b"].netns, || std::net::TcpListener::bind(("0.0.0.0", 3001)).unwrap());
+    world.publish(Protocol::Tcp, PORT + 1, 3001, &["b"]);
+    world.apply();
+    for node in &world.nodes {
+        for (netns, address) in [(&world.client(), node.address), (&node.netns, Ipv4Addr::LOCALHOST)] {
+            let mut client = within(netns, || TcpStream::connect((address, PORT + 1)).unwrap());
+            client.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+            let (mut server, _) = listener.accept().unwrap();
+            client.write_all(b"all I have").unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut request = String::new();
+            server.read_to_string(&mut request).unwrap();
+            assert_eq!(request, "all I have");
+            for node in &world.nodes {
+                assert_eq!(node.dataplane().sweep_after(Duration::ZERO).unwrap(), 0);
+            }
+            server.write_all(b"late").unwrap();
+            drop(server);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "late", "{}", node.netns);
+        }
+    }
+}
+
 /// The same client port towards several nodes lands on one task: the task must see two connections, not one.
 #[test]
 fn one_client_port_through_several_nodes() {
