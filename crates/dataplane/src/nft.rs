@@ -1,6 +1,9 @@
 //! The node's one nftables table: what cannot be a map entry.
 //!
 //! Way out of containers (masquerade), ports published on this node alone, and no connection tracking for the tunnel.
+//! Containers may make packets of any kind. What comes from them has a source of the bridge's subnet, and none of it is
+//! the tunnel's: another node trusts the source of a tunnel packet, and so does this one.
+//!
 //! The table is ours alone and is replaced whole, in one transaction, each time anything changes; nobody's table is
 //! edited. Note that a drop in another table stays a drop: where a firewall sets the forward policy to drop, it must
 //! let `docker_gwbridge` pass.
@@ -70,8 +73,11 @@ table {TABLE} {{
 {elements}  }}
   chain untracked_in {{
     type filter hook prerouting priority raw; policy accept;
-    udp dport {vxlan} notrack
+    iifname "{gw}" ip saddr != {subnet} drop
+    iifname "{gw}" ip6 saddr != {{ ::, fe80::/10 }} drop
+    iifname "{gw}" udp dport {vxlan} drop
     iifname "{gw}" ip daddr 127.0.0.0/8 drop
+    udp dport {vxlan} notrack
   }}
   chain untracked_out {{
     type filter hook output priority raw; policy accept;

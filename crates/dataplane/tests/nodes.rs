@@ -7,9 +7,10 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{IpAddr, TcpStream},
+    time::Duration,
 };
 
-use common::{World, ask, ip, link, plan, sh, who_am_i};
+use common::{World, ask, forge, heard, ip, link, listen, plan, sh, who_am_i};
 use malha_dataplane::{NodeNetwork, NodeNetworkConfig};
 use malha_netplan::{EndpointPlan, Location, NetPlan, NetworkPlan, mac_of};
 
@@ -116,6 +117,45 @@ async fn a_container_has_no_other_address_than_its_own() {
     ip(&t0, "address add 10.0.1.77/24 dev eth0");
     ip(&t0, "route add 10.0.1.6/32 dev eth0 src 10.0.1.77");
     assert!(ask(&t0, server).await.is_err());
+    a.teardown().await.unwrap();
+    b.teardown().await.unwrap();
+}
+
+/// A packet of the tunnel on network 4097 with a datagram in it.
+fn wrapped(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0];
+    ip.extend(from);
+    ip.extend(to);
+    let sum: u32 = ip.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+    ip[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    let mac = |a: [u8; 4]| [&[0x02, 0x42][..], &a].concat();
+    let head = [8, 0, 0, 0, 0, 0x10, 0x01, 0];
+    [&head[..], &mac(to), &mac(from), &[0x08, 0x00], &ip, &[0x27, 0x0f, 0x27, 0x0f, 0, 13, 0, 0], b"hello"].concat()
+}
+
+/// What a node sends to another's tunnel is trusted. A container that makes its own packets is no node.
+#[tokio::test]
+async fn a_container_cannot_speak_as_a_node() {
+    let [(wa, ca), (wb, cb)] = two().await;
+    let (a, b) = (NodeNetwork::open(&ca).await.unwrap(), NodeNetwork::open(&cb).await.unwrap());
+    for (n, node) in [&a, &b].into_iter().enumerate() {
+        node.apply(&net_plan(n)).unwrap();
+        let own = link(4097, &format!("10.0.1.{}/24", n + 5));
+        node.ensure_sandbox(&plan(&format!("t{n}"), vec![own])).await.unwrap();
+    }
+    a.ensure_sandbox(&plan("liar", vec![])).await.unwrap();
+    let liar = a.sandboxes().netns(&"liar".into()).unwrap();
+    for (n, (node, from)) in [(&a, [10, 0, 1, 6]), (&b, [10, 0, 1, 5])].into_iter().enumerate() {
+        let inside = node.sandboxes().netns(&format!("t{n}")).unwrap();
+        let server = listen(&inside, "0.0.0.0:9999").await;
+        let packet = wrapped(from, [10, 0, 1, n as u8 + 5]);
+        let tunnel = format!("{}:4789", UNDERLAY[n]);
+        let peer = format!("{}:4789", UNDERLAY[1 - n]);
+        forge(&liar, &peer, &tunnel, &packet).await;
+        assert_eq!(heard(&server, Duration::from_millis(300)), None, "the lie at {tunnel}");
+        forge(if n == 0 { &wb.node } else { &wa.node }, &peer, &tunnel, &packet).await;
+        assert!(heard(&server, Duration::from_secs(3)).is_some(), "and what makes it one: the other node's is taken");
+    }
     a.teardown().await.unwrap();
     b.teardown().await.unwrap();
 }

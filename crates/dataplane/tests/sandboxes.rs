@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use common::{World, ask, ip, link, plan, sh, who_am_i};
+use common::{World, ask, forge, heard, ip, link, listen, plan, sh, who_am_i};
 use malha_dataplane::{GWBRIDGE, Netns};
 
 fn addr(s: &str) -> IpAddr {
@@ -83,6 +83,32 @@ async fn containers_reach_the_world_by_the_gateway_bridge_and_not_each_other() {
     // nor from outside by whoever routes to the node
     ip(&internet, "route add 172.18.0.0/16 via 198.51.100.1");
     assert!(ask(&internet, "172.18.0.3:7002").await.is_err());
+}
+
+/// A container that makes its own packets: none leaves it with a source of somebody else's.
+#[tokio::test]
+async fn forged_sources_do_not_pass_the_gateway_bridge() {
+    let w = World::new().await;
+    let internet = w.internet().await;
+    let node = w.open().await;
+    node.ensure_sandbox(&plan("a", vec![])).await.unwrap();
+    let a = node.sandboxes().netns(&"a".into()).unwrap();
+    let (here, there) = (listen(&w.node, "0.0.0.0:9000").await, listen(&internet, "198.51.100.2:9000").await);
+    let tunnel = listen(&internet, "198.51.100.2:4789").await;
+    let (own, node_own) = (addr("172.18.0.2"), addr("198.51.100.1"));
+    for (target, socket, shown) in
+        [("172.18.0.1:9000", &here, own), ("198.51.100.1:9000", &here, own), ("198.51.100.2:9000", &there, node_own)]
+    {
+        for source in ["198.51.100.1:9", "198.51.100.9:9", "192.0.2.2:9", "127.0.0.1:9"] {
+            forge(&a, source, target, b"not mine").await;
+        }
+        // nor is the tunnel the containers' to speak to, not even as themselves
+        forge(&a, "172.18.0.2:9", "198.51.100.2:4789", b"mine").await;
+        forge(&a, "172.18.0.2:9", target, b"mine").await;
+        assert_eq!(heard(socket, Duration::from_secs(3)), Some(shown), "the last alone is heard at {target}");
+        assert_eq!(heard(socket, Duration::from_millis(10)), None);
+    }
+    assert_eq!(heard(&tunnel, Duration::from_millis(100)), None);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
     process::Command,
     sync::{
@@ -26,6 +26,7 @@ use malha_dataplane::{
     ebpf::NodePath,
 };
 use malha_netplan::{LinkPlan, NetPlan, SandboxId, SandboxPlan, mac_of};
+use socket2::{Domain, Socket, Type};
 
 /// A directory of namespaces; dropped, whatever is mounted in it is let go.
 pub(crate) struct World {
@@ -125,6 +126,36 @@ pub(crate) async fn ask(ns: &Netns, addr: impl ToString) -> Result<IpAddr, Strin
     });
     let text = answer.await.unwrap().map_err(|e| e.to_string())?;
     text.parse().map_err(|_| format!("answered {text:?}"))
+}
+
+/// A UDP datagram as it is on the wire, with a source of one's own choice. `ns` sends it by a raw socket.
+pub(crate) async fn forge(ns: &Netns, from: &str, to: &str, payload: &[u8]) {
+    let (from, to): (SocketAddrV4, SocketAddrV4) = (from.parse().unwrap(), to.parse().unwrap());
+    let length = 8 + payload.len() as u16;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]; // the kernel fills in length and checksum
+    packet[2..4].copy_from_slice(&(20 + length).to_be_bytes());
+    packet.extend(from.ip().octets());
+    packet.extend(to.ip().octets());
+    for number in [from.port(), to.port(), length, 0] {
+        packet.extend(number.to_be_bytes());
+    }
+    packet.extend(payload);
+    let send = move || {
+        let socket = Socket::new(Domain::IPV4, Type::from(libc::SOCK_RAW), Some(socket2::Protocol::from(255)))?;
+        socket.send_to(&packet, &SocketAddr::from(to).into())
+    };
+    ns.run(send).await.unwrap().unwrap();
+}
+
+pub(crate) async fn listen(ns: &Netns, addr: &str) -> UdpSocket {
+    let addr: SocketAddr = addr.parse().unwrap();
+    ns.run(move || UdpSocket::bind(addr)).await.unwrap().unwrap()
+}
+
+/// Who sent the next datagram that comes within `patience`.
+pub(crate) fn heard(socket: &UdpSocket, patience: Duration) -> Option<IpAddr> {
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.recv_from(&mut [0; 2000]).ok().map(|(_, from)| from.ip())
 }
 
 pub(crate) fn link(vni: u32, addr: &str) -> LinkPlan {
