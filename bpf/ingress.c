@@ -7,6 +7,8 @@
 #include "arrival.h"
 #include "icmp.h"
 
+#define VLAN_ID 0xfff
+
 /* A socket of this node that happens to use a published number as its own port keeps its packets. */
 static __always_inline int socket_of_node(struct __sk_buff *skb, const struct packet *p)
 {
@@ -260,6 +262,8 @@ int entry(struct __sk_buff *skb)
 
 	if (is_tunnelled(skb))
 		return short_way(skb);
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
+		return PASS; /* it comes again, without the tag, by the VLAN's own device */
 	if (skb->protocol == bpf_htons(ETH_P_IP) && (void *)(ip + 1) <= (void *)(long)skb->data_end &&
 	    ip->protocol == IPPROTO_ICMP)
 		return go_on(skb, icmp_enter(skb, &on), &on);

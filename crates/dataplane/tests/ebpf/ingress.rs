@@ -49,6 +49,18 @@ fn any_node_serves_and_the_task_sees_the_client() {
     }
 }
 
+/// Both the device and its VLAN have an address: the tagged packet is the VLAN's.
+#[test]
+fn a_vlan_of_an_uplink_serves_too() {
+    let mut world = mesh();
+    let client = Ipv4Addr::new(192, 168, 80, 100).into();
+    for node in 0..3 {
+        let address = world.second_uplink(node, 80, true);
+        let said: BTreeSet<String> = (0..4).map(|_| servers::get(&world.client(), (address, PORT)).unwrap()).collect();
+        assert_eq!(said, both(client));
+    }
+}
+
 #[test]
 fn datagrams_too() {
     let world = mesh();
