@@ -128,6 +128,22 @@ static __noinline void forget(struct flow_key *key, const struct flow *f, const 
 	bpf_map_delete_elem(&flows, &shown);
 }
 
+/* Replies leave by the way that the client's packets come, even where that changes. */
+static __noinline void comes_by(struct flow_key *key, struct flow *f, const struct addr *node, __u32 ifindex)
+{
+	__u8 side = f->side;
+	struct flow_key shown = *key;
+
+	f->ifindex = ifindex;
+	if (side != SIDE_FORWARD)
+		return;
+	shown.client = *node;
+	shown.client_port = f->shown_port;
+	f = bpf_map_lookup_elem(&flows, &shown);
+	if (f)
+		f->ifindex = ifindex;
+}
+
 static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onward *on)
 {
 	struct flow_key key = {};
@@ -184,6 +200,8 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 		on->task_port = f->target_port;
 		side = f->side;
 		shown_port = f->shown_port;
+		if (f->ifindex != skb->ifindex && !on->late)
+			comes_by(&key, f, &s->node, skb->ifindex);
 		/* Another processor may have seen more of the end, and the task's node have forgotten it already. */
 		before = f->state;
 		if (p->proto == IPPROTO_TCP && !on->late)

@@ -192,6 +192,27 @@ fn closed_flows_are_forgotten() {
     }
 }
 
+/// A client whose way to the node changes, its address does not.
+#[test]
+fn replies_follow_the_way_of_the_client() {
+    for node in [0, 2] {
+        let mut world = mesh();
+        let client = world.client();
+        let mut open: Vec<Conversation> =
+            (0..2).map(|_| Conversation::open(&client, (world.nodes[node].address, PORT))).collect();
+        let there = world.second_uplink(node, 81, false);
+        let (netns, address) = (&world.nodes[node].netns, world.nodes[node].address);
+        run(&format!("ip -n {client} addr add 192.168.77.100/32 dev up81"));
+        run(&format!("ip -n {client} link set eth0 down"));
+        run(&format!("ip -n {client} route add {address}/32 via {there} src 192.168.77.100"));
+        run(&format!("ip -n {netns} route add 192.168.77.100/32 via 192.168.81.100"));
+        for conversation in &mut open {
+            let name = conversation.greeting[..1].to_owned();
+            assert_eq!(conversation.say("moved").unwrap(), format!("{name} echoes moved"));
+        }
+    }
+}
+
 /// One end has closed, the other goes on: such a connection is alive, however long ago that was.
 #[test]
 fn half_closed_connections_stay() {
