@@ -33,6 +33,7 @@
 #define ENDED_NS (60ULL * 1000000000ULL)
 #define REMAP_TRIES 16
 #define TCP_LISTENING 10
+#define LOOPBACK 1 /* its number in every namespace */
 
 struct packet {
 	__u32 saddr, daddr;
@@ -221,7 +222,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 	struct reply_key key = {};
 	struct reply *r, fresh = {};
 	__u16 client_port = p->sport;
-	int from_loopback = addr_is_zero(&on->remote) && is_loopback(p->daddr);
+	int from_loopback = addr_is_zero(&on->remote) && skb->ifindex == LOOPBACK;
 	int last = 0;
 
 	key.task = on->task;
@@ -263,7 +264,8 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 		rewrite(skb, p, 1, p->saddr, client_port);
 	count(PATH_TO_TASK, skb->len);
 	if (from_loopback) {
-		/* Such a packet still carries its local route, and only the transmit path sheds that on every kernel. */
+		/* Such a packet still carries its local route, whatever address it is to, and only the transmit path sheds
+		 * that on every kernel. */
 		bpf_skb_store_bytes(skb, 0, &on->mac, ETH_ALEN, 0);
 		return bpf_redirect(on->ifindex, 0);
 	}
