@@ -67,7 +67,7 @@ static __always_inline int icmp_to_task(struct __sk_buff *skb, struct icmp_error
 	key.task_port = task_port;
 	key.client_port = client_port;
 	key.proto = about->proto;
-	r = bpf_map_lookup_elem(&replies, &key);
+	r = reply_of(&key, 0);
 	if (!r)
 		return drop(skb, vni, DROP_NO_FLOW);
 	if (r->node.w[3] != about->saddr || r->port != about->sport) {
@@ -117,7 +117,7 @@ static SEPARATE int icmp_enter(struct __sk_buff *skb, struct onward *on)
 	key.client_port = err.about.dport;
 	key.port = err.about.sport;
 	key.proto = err.about.proto;
-	f = bpf_map_lookup_elem(&flows, &key);
+	f = flow_of(&key);
 	if (!f || f->side != SIDE_BOTH)
 		return PASS;
 	task = f->backend;

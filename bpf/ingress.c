@@ -97,7 +97,7 @@ static __always_inline int show_as_node(struct flow_key *key, struct flow *f, co
 
 	key->client = *node;
 	for (i = 0; i < REMAP_TRIES; i++) {
-		if (!bpf_map_lookup_elem(&flows, key)) {
+		if (!flow_of(key)) {
 			found = 1;
 			break;
 		}
@@ -105,7 +105,7 @@ static __always_inline int show_as_node(struct flow_key *key, struct flow *f, co
 	}
 	if (found) {
 		f->side = SIDE_RETURN;
-		bpf_map_update_elem(&flows, key, f, BPF_ANY);
+		begin_flow(key, f);
 		f->side = SIDE_FORWARD;
 		f->shown_port = key->client_port;
 	}
@@ -114,32 +114,27 @@ static __always_inline int show_as_node(struct flow_key *key, struct flow *f, co
 	return found;
 }
 
-static __noinline void forget(struct flow_key *key, const struct flow *f, const struct addr *node)
+static __noinline void forget(const struct flow_key *key, const struct flow *f, const struct addr *node)
 {
-	__u16 shown_port = f->shown_port;
+	struct flow_key shown;
 	__u8 side = f->side;
 
-	bpf_map_delete_elem(&flows, key);
-	if (side != SIDE_FORWARD)
-		return;
-	struct flow_key shown = *key;
-	shown.client = *node;
-	shown.client_port = shown_port;
-	bpf_map_delete_elem(&flows, &shown);
+	shown_key(&shown, key, f, node);
+	remove_flow(key);
+	if (side == SIDE_FORWARD)
+		remove_flow(&shown);
 }
 
 /* Replies leave by the way that the client's packets come, even where that changes. */
-static __noinline void comes_by(struct flow_key *key, struct flow *f, const struct addr *node, __u32 ifindex)
+static __noinline void comes_by(const struct flow_key *key, struct flow *f, const struct addr *node, __u32 ifindex)
 {
-	__u8 side = f->side;
-	struct flow_key shown = *key;
+	struct flow_key shown;
 
 	f->ifindex = ifindex;
-	if (side != SIDE_FORWARD)
+	if (f->side != SIDE_FORWARD)
 		return;
-	shown.client = *node;
-	shown.client_port = f->shown_port;
-	f = bpf_map_lookup_elem(&flows, &shown);
+	shown_key(&shown, key, f, node);
+	f = flow_of(&shown);
 	if (f)
 		f->ifindex = ifindex;
 }
@@ -176,7 +171,7 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 	key.port = p->dport;
 	key.proto = p->proto;
 
-	f = bpf_map_lookup_elem(&flows, &key);
+	f = client_flow(&key, &s->node, goes_on(p));
 	if (!f && p->proto == IPPROTO_TCP && !opens(p)) {
 		f = ended_flow(&key);
 		on->late = f || p->tcp_flags & TCP_RST;
@@ -236,7 +231,7 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 		side = fresh.side;
 		shown_port = fresh.shown_port;
 		if (!on->late)
-			bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY);
+			begin_flow(&key, &fresh);
 	}
 	if (side == SIDE_FORWARD)
 		rewrite(skb, p, 1, s->node.w[3], shown_port);

@@ -333,10 +333,15 @@ MAP(connected, BPF_MAP_TYPE_HASH, __u64, struct connected, 1048576, BPF_F_NO_PRE
 MAP(datagrams, BPF_MAP_TYPE_LRU_HASH, struct datagram_key, struct datagram, 16384, 0);
 MAP(node_addrs, BPF_MAP_TYPE_HASH, struct addr, __u32, 1024, BPF_F_NO_PREALLOC);
 MAP(flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, 65536, 0);
+MAP(opening_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, 16384, 0);
+MAP(udp_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, 32768, 0);
 MAP(ended_flows, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct flow, ENDED, 0);
 MAP(replies, BPF_MAP_TYPE_LRU_HASH, struct reply_key, struct reply, 65536, 0);
+MAP(opening_replies, BPF_MAP_TYPE_LRU_HASH, struct reply_key, struct reply, 16384, 0);
+MAP(udp_replies, BPF_MAP_TYPE_LRU_HASH, struct reply_key, struct reply, 32768, 0);
 MAP(ended_replies, BPF_MAP_TYPE_LRU_HASH, struct reply_key, struct reply, ENDED, 0);
 MAP(remaps, BPF_MAP_TYPE_LRU_HASH, struct remap_key, __u16, 8192, 0);
+MAP(udp_remaps, BPF_MAP_TYPE_LRU_HASH, struct remap_key, __u16, 4096, 0);
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DROP_REASONS, 0);
 MAP(net_drops, BPF_MAP_TYPE_HASH, struct net_drop_key, __u64, 65536, BPF_F_NO_PREALLOC);
 MAP(traffic, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, PATHS, 0);

@@ -1,6 +1,6 @@
 /* Published ports. A client talks to (node, port) of an entry node; a task on any node answers.
  *
- *   client → entry node             picks the task, remembers it in `flows`
+ *   client → entry node             picks the task, remembers it in `flows` (flows.h)
  *          → node of the task       the packet as it came, in the tunnel, task and target port named in the inner MACs
  *          → task                   destination rewritten to the task, undoing remembered in `replies`
  *   task   → entry node → client    source rewritten back on the task's node, through the tunnel to the entry node
@@ -14,6 +14,7 @@
 #ifndef MALHA_MESH_H
 #define MALHA_MESH_H
 
+#include "flows.h"
 #include "tunnel.h"
 
 /* First two bytes of the inner source MAC tell which way a packet of the ingress network travels. */
@@ -30,7 +31,6 @@
 #define TCP_ACK 0x10
 
 #define SYN_REPEATS_NS (60ULL * 1000000000ULL)
-#define ENDED_NS (60ULL * 1000000000ULL)
 #define REMAP_TRIES 16
 #define TCP_LISTENING 10
 #define LOOPBACK 1 /* its number in every namespace */
@@ -90,6 +90,12 @@ static __always_inline int mesh_parse(struct __sk_buff *skb, struct packet *p)
 static __always_inline int opens(const struct packet *p)
 {
 	return p->proto == IPPROTO_UDP || (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* More of a flow that began before: its client is there and has not given up. */
+static __always_inline int goes_on(const struct packet *p)
+{
+	return !(p->tcp_flags & (TCP_SYN | TCP_RST));
 }
 
 static __always_inline int is_loopback(__u32 v4)
@@ -165,16 +171,12 @@ static __always_inline int is_over(__u8 state)
 	return state & FLOW_RESET || (state & FLOW_BOTH_FIN) == FLOW_BOTH_FIN;
 }
 
-static __always_inline int is_recent(__u64 closed)
-{
-	return bpf_ktime_get_ns() - closed < ENDED_NS;
-}
-
 /* ---- node of the task ------------------------------------------------------------------------------------------- */
 
 /* The client port towards the task when the client's own is taken by its flow to another node or port. */
 static __always_inline __u16 remapped(const struct packet *p, struct reply_key *key, int may_add)
 {
+	void *map = p->proto == IPPROTO_UDP ? (void *)&udp_remaps : (void *)&remaps;
 	struct remap_key rk = {};
 	__u16 *known, port;
 	int i;
@@ -185,7 +187,7 @@ static __always_inline __u16 remapped(const struct packet *p, struct reply_key *
 	rk.flow.port = p->dport;
 	rk.flow.proto = p->proto;
 	rk.task = key->task;
-	known = bpf_map_lookup_elem(&remaps, &rk);
+	known = bpf_map_lookup_elem(map, &rk);
 	if (known)
 		return *known;
 	if (!may_add)
@@ -193,26 +195,12 @@ static __always_inline __u16 remapped(const struct packet *p, struct reply_key *
 	for (i = 0; i < REMAP_TRIES; i++) {
 		port = bpf_htons(1024 + (bpf_get_prandom_u32() % 64512));
 		key->client_port = port;
-		if (!bpf_map_lookup_elem(&replies, key)) {
-			bpf_map_update_elem(&remaps, &rk, &port, BPF_ANY);
+		if (!reply_of(key, 0)) {
+			bpf_map_update_elem(map, &rk, &port, BPF_ANY);
 			return port;
 		}
 	}
 	return 0;
-}
-
-static __always_inline int ended_lately(const struct reply_key *key)
-{
-	struct reply *r = bpf_map_lookup_elem(&ended_replies, key);
-
-	return r && is_recent(r->closed);
-}
-
-static __always_inline void end_reply(const struct reply_key *key, const struct reply *r)
-{
-	if (r)
-		bpf_map_update_elem(&ended_replies, key, r, BPF_ANY);
-	bpf_map_delete_elem(&replies, key);
 }
 
 /* Hands a client's packet to a task of this node. */
@@ -230,7 +218,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 	key.task_port = on->task_port;
 	key.client_port = p->sport;
 	key.proto = p->proto;
-	r = bpf_map_lookup_elem(&replies, &key);
+	r = reply_of(&key, goes_on(p));
 	if (r && (r->node.w[3] != p->daddr || r->port != p->dport || r->client_port != p->sport)) {
 		if (is_over(r->state) && opens(p)) {
 			r = 0;
@@ -239,7 +227,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 			if (!client_port)
 				return drop(skb, on->vni, on->late ? DROP_NO_FLOW : DROP_PORTS_EXHAUSTED);
 			key.client_port = client_port;
-			r = bpf_map_lookup_elem(&replies, &key);
+			r = reply_of(&key, goes_on(p));
 		}
 	}
 	if (r && opens(p) && p->proto == IPPROTO_TCP)
@@ -255,7 +243,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 		fresh.port = p->dport;
 		fresh.client_port = p->sport;
 		joins(p, &fresh.state, &fresh.closed, 1);
-		bpf_map_update_elem(&replies, &key, &fresh, BPF_ANY);
+		begin_reply(&key, &fresh);
 	}
 	if (last)
 		end_reply(&key, r);
@@ -286,19 +274,6 @@ static __always_inline int mesh_leave(struct __sk_buff *skb, struct packet *p, _
 	return bpf_redirect(ifindex, BPF_F_INGRESS);
 }
 
-static __always_inline void end_flow(const struct flow_key *key, const struct flow *f)
-{
-	bpf_map_update_elem(&ended_flows, key, f, BPF_ANY);
-	bpf_map_delete_elem(&flows, key);
-}
-
-static __always_inline struct flow *ended_flow(const struct flow_key *key)
-{
-	struct flow *f = bpf_map_lookup_elem(&ended_flows, key);
-
-	return f && is_recent(f->closed) ? f : 0;
-}
-
 /* Follows closing in a flow's entry, and in its other one where it has two. `key` is that of `f`, and is changed. */
 static __always_inline void mesh_close(const struct packet *p, struct flow_key *key, struct flow *f,
 				       const struct addr *other, __u16 other_port, int from_client)
@@ -312,7 +287,7 @@ static __always_inline void mesh_close(const struct packet *p, struct flow_key *
 		return;
 	key->client = *other;
 	key->client_port = other_port;
-	f = bpf_map_lookup_elem(&flows, key);
+	f = flow_of(key);
 	if (!f)
 		return;
 	closes(p, &f->state, &f->closed, from_client);
@@ -342,7 +317,7 @@ static SEPARATE int mesh_reply_at_entry(struct __sk_buff *skb, struct packet *p,
 	key.client_port = p->dport;
 	key.port = p->sport;
 	key.proto = p->proto;
-	f = bpf_map_lookup_elem(&flows, &key);
+	f = flow_of(&key);
 	if (!f) {
 		f = ended_flow(&key);
 		over = 1;
@@ -378,7 +353,7 @@ static __always_inline int mesh_from_task(struct __sk_buff *skb, __u32 vni)
 	key.task_port = p.sport;
 	key.client_port = p.dport;
 	key.proto = p.proto;
-	r = bpf_map_lookup_elem(&replies, &key);
+	r = reply_of(&key, 0);
 	if (!r) {
 		r = bpf_map_lookup_elem(&ended_replies, &key);
 		if (!r || !is_recent(r->closed))

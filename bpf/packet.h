@@ -14,7 +14,8 @@
 
 #define PASS TC_ACT_UNSPEC /* "not ours": the next program, then the kernel, decides */
 
-/* A function with a stack of its own, which the whole program has little of. Not every program needs every one. */
+/* A function with a stack of its own. Not every program needs every one. All that call each other have 512 bytes together,
+ * where kernels before 6.8 count 32 for each begun 32, and 32 for none. */
 #define SEPARATE __attribute__((noinline, unused))
 
 #define PACKET_HOST 0

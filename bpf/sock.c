@@ -149,7 +149,7 @@ static __always_inline void answer_from_ingress(struct bpf_sock_addr *ctx, const
 	key.task_port = bpf_htons(sk->src_port);
 	key.client_port = ctx->user_port;
 	key.proto = IPPROTO_UDP;
-	if (bpf_map_lookup_elem(&replies, &key))
+	if (bpf_map_lookup_elem(&udp_replies, &key))
 		ctx->msg_src_ip4 = scope->ingress.w[3];
 }
 

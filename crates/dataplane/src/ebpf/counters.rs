@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{MapData, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuArray},
+};
 use serde::Serialize;
 
 use super::{
     error::EbpfResult,
     layout::{Counter, DropReason, PATHS, Port, kind},
-    maps::{Maps, failed},
+    maps::{Maps, Shared, failed},
 };
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -98,20 +101,31 @@ impl Maps {
             dump("datagrams", self.datagrams.rows()?.iter().map(|(k, v)| (k, v)), |k, d| {
                 (format!("socket {} {}", k.cookie, at(k.addr, k.port)), format!("vni {} is {}", d.vni, d.other))
             }),
-            dump("flows", self.flows.rows()?.iter().map(|(k, v)| (k, v)), |k, f| {
-                let client = at(k.client, k.client_port);
-                let to = at(f.backend, f.target_port);
-                (format!("{} {client} to {}", proto(k.proto), at(k.node, k.port)), format!("{to} state {}", f.state))
-            }),
-            dump("replies", self.replies.rows()?.iter().map(|(k, v)| (k, v)), |k, r| {
-                let (task, client) = (at(k.task, k.task_port), at(k.client, k.client_port));
-                let entry = if r.vtep.is_zero() { "this node".to_owned() } else { r.vtep.to_string() };
-                (
-                    format!("{} {task} to {client}", proto(k.proto)),
-                    format!("as {} by {entry} state {}", at(r.node, r.port), r.state),
-                )
-            }),
-            dump("remaps", self.remaps.rows()?.iter().map(|(k, v)| (k, v)), |k, port| {
+            dump(
+                "flows",
+                all([&self.flows, &self.opening_flows, &self.udp_flows])?.iter().map(|(k, v)| (k, v)),
+                |k, f| {
+                    let client = at(k.client, k.client_port);
+                    let to = at(f.backend, f.target_port);
+                    (
+                        format!("{} {client} to {}", proto(k.proto), at(k.node, k.port)),
+                        format!("{to} state {}", f.state),
+                    )
+                },
+            ),
+            dump(
+                "replies",
+                all([&self.replies, &self.opening_replies, &self.udp_replies])?.iter().map(|(k, v)| (k, v)),
+                |k, r| {
+                    let (task, client) = (at(k.task, k.task_port), at(k.client, k.client_port));
+                    let entry = if r.vtep.is_zero() { "this node".to_owned() } else { r.vtep.to_string() };
+                    (
+                        format!("{} {task} to {client}", proto(k.proto)),
+                        format!("as {} by {entry} state {}", at(r.node, r.port), r.state),
+                    )
+                },
+            ),
+            dump("remaps", all([&self.remaps, &self.udp_remaps])?.iter().map(|(k, v)| (k, v)), |k, port| {
                 let flow = &k.flow;
                 let (client, node) = (at(flow.client, flow.client_port), at(flow.node, flow.port));
                 (format!("{} {client} to {node} at {}", proto(flow.proto), k.task), format!("port {}", port.number()))
@@ -124,6 +138,14 @@ fn sum(map: &PerCpuArray<MapData, Counter>, name: &'static str, index: u32) -> E
     let per_cpu = map.get(&index, 0).map_err(failed(name))?;
     let add = |total: Count, c: &Counter| Count { packets: total.packets + c.packets, bytes: total.bytes + c.bytes };
     Ok(per_cpu.iter().fold(Count::default(), add))
+}
+
+fn all<K: Pod + PartialEq, V: Pod, const N: usize>(maps: [&Shared<K, V>; N]) -> EbpfResult<Vec<(K, V)>> {
+    let mut rows = Vec::new();
+    for map in maps {
+        rows.extend(map.rows()?);
+    }
+    Ok(rows)
 }
 
 fn dump<'a, K: 'a, V: 'a>(

@@ -10,7 +10,7 @@ use malha_netplan::Mac;
 
 /// Part of the pin path. Raise it with every change of a struct or a map's kind: a daemon then starts with empty maps
 /// instead of reading an older one's with the wrong eyes, and the first plan fills them.
-pub(crate) const LAYOUT_VERSION: u32 = 5;
+pub(crate) const LAYOUT_VERSION: u32 = 6;
 
 pub(crate) const LINK_ADDRS: usize = 4;
 pub(crate) const SCOPE_VNIS: usize = 16;

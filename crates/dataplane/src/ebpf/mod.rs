@@ -70,7 +70,8 @@ pub struct Config {
     /// Shown to tasks in place of clients on the node's loopback and in its containers.
     pub node_address: IpAddr,
     pub vxlan_port: u16,
-    /// Published flows remembered before the least recently used is forgotten. Counts when the maps are made.
+    /// Published TCP connections remembered before the least recently used is forgotten; UDP has half as many places, and
+    /// what is not a connection yet a quarter. Counts when the maps are made.
     pub flow_capacity: u32,
 }
 
@@ -100,7 +101,7 @@ pub struct LinkInfo {
     pub netns: Option<u32>,
 }
 
-/// Enough for the flows of a busy node; 20 MB of kernel memory.
+/// Enough for the flows of a busy node; 35 MB of kernel memory.
 pub const DEFAULT_FLOW_CAPACITY: u32 = 65536;
 
 /// The maps and programs of one node. Dropping it detaches nothing; [`Dataplane::remove`] does.

@@ -54,6 +54,10 @@ fn objects() -> [Object; 4] {
     ]
 }
 
+/// Tables of published flows, and which part of the capacity they have.
+const FLOW_TABLES: [(&str, u32); 6] =
+    [("flows", 1), ("replies", 1), ("udp_flows", 2), ("udp_replies", 2), ("opening_flows", 4), ("opening_replies", 4)];
+
 /// The programs of this build, in the kernel.
 pub(super) struct Programs {
     dir: PathBuf,
@@ -127,7 +131,10 @@ fn pinned(dir: &Path) -> Option<BTreeMap<&'static str, Loaded>> {
 
 fn load(object: &Object, maps: &Path, dir: &Path, flows: u32) -> EbpfResult<()> {
     let mut loader = EbpfLoader::new();
-    loader.default_map_pin_directory(maps).map_max_entries("flows", flows).map_max_entries("replies", flows);
+    loader.default_map_pin_directory(maps);
+    for (table, share) in FLOW_TABLES {
+        loader.map_max_entries(table, flows / share);
+    }
     let mut ebpf =
         loader.load(object.bytes).map_err(|e| EbpfError::Load { object: object.name, source: Box::new(e) })?;
     for name in object.programs {

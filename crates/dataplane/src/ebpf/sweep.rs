@@ -24,9 +24,14 @@ impl Maps {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         let before = now.saturating_sub(linger).as_nanos() as u64;
         let over = |state: u8, closed: u64| (state & RESET != 0 || state & BOTH_FIN == BOTH_FIN) && closed < before;
-        let flows = forget(&mut self.flows, |f: &Flow| over(f.state, f.closed))?;
-        let replies = forget(&mut self.replies, |r: &Reply| over(r.state, r.closed))?;
-        Ok(flows + replies)
+        let mut forgotten = 0;
+        for flows in [&mut self.flows, &mut self.opening_flows] {
+            forgotten += forget(flows, |f: &Flow| over(f.state, f.closed))?;
+        }
+        for replies in [&mut self.replies, &mut self.opening_replies] {
+            forgotten += forget(replies, |r: &Reply| over(r.state, r.closed))?;
+        }
+        Ok(forgotten)
     }
 }
 

@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     servers::{self, Conversation, within},
-    world::{INGRESS, World, run},
+    world::{FLOW_CAPACITY, INGRESS, World, run},
 };
 
 const PORT: u16 = 5000;
@@ -132,6 +132,27 @@ fn an_idle_connection_outlives_every_timer() {
         open.push(Conversation::open(&node.netns, (Ipv4Addr::LOCALHOST, PORT)));
     }
     sleep(Duration::from_secs(6));
+    for conversation in &mut open {
+        let name = conversation.greeting[..1].to_owned();
+        assert_eq!(conversation.say("still here").unwrap(), format!("{name} echoes still here"));
+    }
+}
+
+/// More datagrams and half-open connections than there are places: connections keep theirs.
+#[test]
+fn a_flood_loses_no_idle_connection() {
+    let world = mesh();
+    let mut open = Vec::new();
+    for node in &world.nodes {
+        for _ in 0..4 {
+            open.push(Conversation::open(&world.client(), (node.address, PORT)));
+            open.push(Conversation::open(&node.netns, (Ipv4Addr::LOCALHOST, PORT)));
+        }
+    }
+    for node in &world.nodes {
+        servers::flood(&world.client(), libc::IPPROTO_UDP, (node.address, PORT), 3 * FLOW_CAPACITY);
+        servers::flood(&world.client(), libc::IPPROTO_TCP, (node.address, PORT), 3 * FLOW_CAPACITY);
+    }
     for conversation in &mut open {
         let name = conversation.greeting[..1].to_owned();
         assert_eq!(conversation.say("still here").unwrap(), format!("{name} echoes still here"));

@@ -152,3 +152,28 @@ pub fn datagram(netns: &str, addr: impl Into<SocketAddr>) -> Result<(String, IpA
         Ok((String::from_utf8_lossy(&buffer[..n]).into_owned(), from.ip()))
     })
 }
+
+/// This many datagrams or SYNs, each of another client that nobody knows.
+pub fn flood(netns: &str, protocol: i32, to: (Ipv4Addr, u16), count: u32) {
+    let socket = within(netns, || {
+        let raw = Some(socket2::Protocol::from(255)); // with headers of one's own
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::from(libc::SOCK_RAW), raw).unwrap()
+    });
+    let target = SocketAddr::from(to).into();
+    for n in 0..count {
+        let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol as u8, 0, 0];
+        packet.extend([10, 200, (n >> 14) as u8, 9]);
+        packet.extend(to.0.octets());
+        packet.extend((1024 + (n & 0x3fff) as u16).to_be_bytes());
+        packet.extend(to.1.to_be_bytes());
+        if protocol == libc::IPPROTO_UDP {
+            packet.extend([0, 20, 0, 0]);
+        } else {
+            packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2]);
+        }
+        packet.resize(40, 0);
+        while socket.send_to(&packet, &target).is_err() {
+            thread::sleep(Duration::from_millis(1)); // faster than the device
+        }
+    }
+}

@@ -22,6 +22,7 @@ static WORLDS: AtomicU32 = AtomicU32::new(0);
 
 pub const VXLAN_PORT: u16 = 4789;
 pub const INGRESS: u32 = 4096;
+pub const FLOW_CAPACITY: u32 = 4096;
 
 pub struct World {
     id: String,
@@ -172,7 +173,7 @@ impl World {
             netns: format!("/run/netns/{netns}").into(),
             node_address: address.into(),
             vxlan_port: VXLAN_PORT,
-            flow_capacity: 4096,
+            flow_capacity: FLOW_CAPACITY,
         };
         let devices = NodeDevices {
             vxlan_ifindex: link_index(&netns, "malha0"),
