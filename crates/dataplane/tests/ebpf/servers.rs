@@ -161,19 +161,55 @@ pub fn flood(netns: &str, protocol: i32, to: (Ipv4Addr, u16), count: u32) {
     });
     let target = SocketAddr::from(to).into();
     for n in 0..count {
-        let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol as u8, 0, 0];
-        packet.extend([10, 200, (n >> 14) as u8, 9]);
-        packet.extend(to.0.octets());
-        packet.extend((1024 + (n & 0x3fff) as u16).to_be_bytes());
-        packet.extend(to.1.to_be_bytes());
-        if protocol == libc::IPPROTO_UDP {
-            packet.extend([0, 20, 0, 0]);
-        } else {
-            packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2]);
-        }
-        packet.resize(40, 0);
+        let from = (Ipv4Addr::new(10, 200, (n >> 14) as u8, 9), 1024 + (n & 0x3fff) as u16);
+        let packet = first_packet(protocol, from, to);
         while socket.send_to(&packet, &target).is_err() {
             thread::sleep(Duration::from_millis(1)); // faster than the device
         }
     }
+}
+
+/// A SYN or a small datagram. Nobody who forwards it looks at its checksum.
+fn first_packet(protocol: i32, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol as u8, 0, 0];
+    packet.extend(from.0.octets());
+    packet.extend(to.0.octets());
+    packet.extend(from.1.to_be_bytes());
+    packet.extend(to.1.to_be_bytes());
+    if protocol == libc::IPPROTO_UDP {
+        packet.extend([0, 20, 0, 0]);
+    } else {
+        packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2]);
+    }
+    packet.resize(40, 0);
+    packet
+}
+
+/// A SYN in a frame with this VLAN tag, from `eth0` of `netns` to that of `node`.
+pub fn tagged_syn(netns: &str, node: &str, tag: u16, to: (Ipv4Addr, u16)) {
+    let mac = |netns: &str| {
+        let text = crate::world::run(&format!("ip netns exec {netns} cat /sys/class/net/eth0/address"));
+        text.trim().split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect::<Vec<u8>>()
+    };
+    let mut frame = [mac(node), mac(netns), vec![0x81, 0x00]].concat();
+    frame.extend(tag.to_be_bytes());
+    frame.extend([0x08, 0x00]);
+    frame.extend(first_packet(libc::IPPROTO_TCP, (Ipv4Addr::new(192, 168, 77, 100), 7), to));
+    within(netns, || {
+        let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+        send_frame(&frame, index);
+    });
+}
+
+#[allow(unsafe_code, reason = "no wrapper knows packet sockets")]
+fn send_frame(frame: &[u8], ifindex: u32) {
+    let socket = socket2::Socket::new(socket2::Domain::PACKET, socket2::Type::from(libc::SOCK_RAW), None).unwrap();
+    // SAFETY: all zeros is a valid address.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    (to.sll_family, to.sll_ifindex) = (libc::AF_PACKET as u16, ifindex as i32);
+    let (address, len) = (std::ptr::from_ref(&to).cast(), size_of_val(&to) as u32);
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: frame and address live through the call and have the sizes that are told.
+    let sent = unsafe { libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, address, len) };
+    assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
 }

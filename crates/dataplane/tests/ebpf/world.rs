@@ -187,16 +187,10 @@ impl World {
     }
 
     /// One more way between the client (`.100`) and a node (`.11`, `.12`, …), on 192.168.`third`.0/24.
-    pub fn second_uplink(&mut self, node: usize, third: u8, vlan: bool) -> Ipv4Addr {
+    pub fn second_uplink(&mut self, node: usize, third: u8) -> Ipv4Addr {
         let (client, netns) = (self.client(), self.nodes[node].netns.clone());
         let device = format!("up{third}");
-        if vlan {
-            for inside in [&client, &netns] {
-                run(&format!("ip -n {inside} link add {device} link eth0 type vlan id {third}"));
-            }
-        } else {
-            run(&format!("ip -n {client} link add {device} type veth peer name {device} netns {netns}"));
-        }
+        run(&format!("ip -n {client} link add {device} type veth peer name {device} netns {netns}"));
         let address = Ipv4Addr::new(192, 168, third, 11 + node as u8);
         for (inside, address) in [(&client, Ipv4Addr::new(192, 168, third, 100)), (&netns, address)] {
             run(&format!("ip -n {inside} addr add {address}/24 dev {device}"));
