@@ -177,6 +177,42 @@ fn a_daemon_dies_and_returns() {
     assert_eq!(rows.len(), 22, "no endpoint too many: {endpoints}");
 }
 
+/// The resolver finds no TCP port in a container: that keeps it from names for now, and not from its network.
+#[test]
+fn what_cannot_be_taken_over_keeps_its_network() {
+    let c = Cluster::up("retry", 2, 1);
+    c.docker("node1", &["network", "create", "-d", "overlay", "net"]);
+    let cli = ["--name", "cli", "--mode", "global", "--network", "net", "alpine", "sleep", "1h"];
+    c.docker("node1", &[&["service", "create", "-q", "--detach"], &cli[..]].concat());
+    let all = c.wait_running("cli", 2);
+    let (other, cli) = (all.iter().find(|t| t.node != NODE).unwrap().addr("net"), task_on(all, NODE));
+    let inside = Place::task(&cli);
+    let other_answers = || inside.run("ping -c 1 -W 2 $1", &[&other]).status.success();
+    until(Duration::from_secs(5), "the other container", || other_answers().then_some(()));
+    let before = holdings(&c);
+
+    c.dev(&["kill", NODE]);
+    let range = |ports: &str| {
+        let out = inside.run("echo $1 >/proc/sys/net/ipv4/ip_local_port_range", &[ports]);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+    };
+    range("65053 65053");
+    let mut holder = inside.bash("exec busybox nc -ll -p 65053 -e cat", &[]).spawn().unwrap();
+    c.dev(&["start", NODE]);
+    until(Duration::from_secs(10), "the attempt", || c.daemon_logs().contains("cannot take over").then_some(()));
+    assert!(other_answers(), "the container is cut off");
+    assert_eq!(holdings(&c), before);
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    range("32768 60999");
+    c.docker("node1", &["service", "create", "-q", "--detach", "--name", "late", "--network", "net", "hello"]);
+    until(Duration::from_secs(10), "names again", || {
+        (resolved(&c.in_task(&cli, &["nslookup", "late"])).len() == 1).then_some(())
+    });
+    assert!(other_answers());
+}
+
 #[test]
 fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
     let c = Cluster::up("alone", 2, 1);

@@ -145,6 +145,11 @@ impl Sandboxes {
         self.apply_rules(&shared.ports).await.map(|()| true)
     }
 
+    /// Whether there is a namespace of this sandbox, in which a container may run.
+    pub fn stands(&self, id: &SandboxId) -> bool {
+        Netns::exists(&self.netns_path(id))
+    }
+
     /// The namespace of a sandbox, for sockets inside it.
     pub fn netns(&self, id: &SandboxId) -> NetResult<Netns> {
         Netns::open(&self.netns_path(id))

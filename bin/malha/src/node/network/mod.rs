@@ -271,8 +271,31 @@ impl Wiring {
         }
     }
 
-    /// Makes (or finds) the sandbox and its resolver.
+    /// Makes (or finds) the sandbox and its resolver. Where that fails, what stood before is left standing: a container
+    /// may run in it, and the next [`Self::apply`] tries again.
     async fn stand(
+        &self,
+        net: &NodeNetwork,
+        plan: SandboxPlan,
+        networks: Vec<NetworkId>,
+        resolver: Resolver,
+    ) -> Result<SandboxState, WireError> {
+        let id = plan.id.clone();
+        let stood = net.sandboxes().stands(&id);
+        let done = self.raise(net, plan, networks, resolver).await;
+        if done.is_ok() || self.state.lock().sandboxes.contains_key(&id) {
+            return done;
+        }
+        self.dns.remove(&id).await;
+        if stood {
+            self.state.lock().orphans.insert(id);
+        } else if let Err(undo) = net.remove_sandbox(&id).await {
+            warn!(sandbox = id, error = %undo, "cannot remove a sandbox without names");
+        }
+        done
+    }
+
+    async fn raise(
         &self,
         net: &NodeNetwork,
         plan: SandboxPlan,
@@ -282,18 +305,9 @@ impl Wiring {
         let kernel = net.ensure_sandbox(&plan).await?;
         let id = plan.id.clone();
         let sandbox = Sandbox { networks, resolver, plan, kernel: kernel.clone() };
-        let answering = async {
-            let zone = self.state.lock().zones.of(&sandbox);
-            let ports = self.dns.add(&id, &kernel.netns, zone).await?;
-            Ok::<_, WireError>(net.set_resolver(&kernel, ports.udp, ports.tcp)?)
-        };
-        if let Err(e) = answering.await {
-            self.dns.remove(&id).await;
-            if let Err(undo) = net.remove_sandbox(&id).await {
-                warn!(sandbox = id, error = %undo, "cannot remove a sandbox without names");
-            }
-            return Err(e);
-        }
+        let zone = self.state.lock().zones.of(&sandbox);
+        let ports = self.dns.add(&id, &kernel.netns, zone).await?;
+        net.set_resolver(&kernel, ports.udp, ports.tcp)?;
         // what was applied meanwhile knew nothing of this sandbox
         let mut state = self.state.lock();
         self.dns.update(&id, state.zones.of(&sandbox));
