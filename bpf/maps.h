@@ -139,7 +139,7 @@ struct backend {
 
 /* ---- socket programs -------------------------------------------------------------------------------------------- */
 
-#define SCOPE_VNIS 16
+#define SCOPE_VNIS 128
 
 /* The networks of one network namespace, in the order in which a VIP is searched. */
 struct scope {

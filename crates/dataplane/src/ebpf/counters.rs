@@ -91,7 +91,8 @@ impl Maps {
                 (format!("{} slot {}", front(&k.front), k.index), at(b.addr, b.port))
             }),
             dump("scopes", self.scopes.held().iter(), |k, s| {
-                let vnis: Vec<_> = s.vnis.iter().take(s.count as usize).map(ToString::to_string).collect();
+                let vnis: Vec<_> =
+                    s.vnis.as_flattened().iter().take(s.count as usize).map(ToString::to_string).collect();
                 (format!("namespace {k}"), format!("vni {}", vnis.join(" ")))
             }),
             dump("node_addrs", self.node_addrs.held().iter(), |k, _| (k.to_string(), String::new())),

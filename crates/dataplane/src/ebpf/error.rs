@@ -17,6 +17,8 @@ pub enum EbpfError {
     OpenMap { map: &'static str, path: PathBuf, source: Box<aya::maps::MapError> },
     #[error("{what} has more addresses than the {limit} that a link can have")]
     TooManyAddresses { what: String, limit: usize },
+    #[error("{what} is on {count} networks; a container can be on {limit}")]
+    TooManyNetworks { what: String, count: usize, limit: usize },
     #[error("no cgroup v2 hierarchy is mounted")]
     NoCgroup2,
 }

@@ -13,7 +13,7 @@ use malha_netplan::Mac;
 pub(crate) const LAYOUT_VERSION: u32 = 6;
 
 pub(crate) const LINK_ADDRS: usize = 4;
-pub(crate) const SCOPE_VNIS: usize = 16;
+pub(crate) const SCOPE_VNIS: usize = 128;
 pub(crate) const NET_INGRESS: u32 = 1;
 
 macro_rules! shared {
@@ -78,10 +78,11 @@ shared! {
 
     struct Backend { addr: Addr, port: Port, pad: u16 }
 
+    /// The networks are in rows, for only short arrays have a default.
     struct Scope {
         ingress: Addr,
         count: u32,
-        vnis: [u32; SCOPE_VNIS],
+        vnis: [[u32; 32]; SCOPE_VNIS / 32],
         resolver_udp: Port,
         resolver_tcp: Port,
     }

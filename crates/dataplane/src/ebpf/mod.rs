@@ -240,11 +240,15 @@ impl Dataplane {
     /// Sockets in it are ended when their backend goes; datagrams that answer published flows leave from its address on
     /// the ingress network.
     pub fn set_scope(&self, netns_cookie: u64, netns: &Path, vnis: &[u32], ingress: Option<IpAddr>) -> EbpfResult<()> {
+        if vnis.len() > SCOPE_VNIS {
+            let what = format!("the container in {}", netns.display());
+            return Err(EbpfError::TooManyNetworks { what, count: vnis.len(), limit: SCOPE_VNIS });
+        }
         let mut scope = Scope { ingress: ingress.map(Addr::from).unwrap_or_default(), ..Scope::default() };
-        for (slot, vni) in scope.vnis.iter_mut().zip(vnis) {
+        for (slot, vni) in scope.vnis.as_flattened_mut().iter_mut().zip(vnis) {
             *slot = *vni;
         }
-        scope.count = vnis.len().min(SCOPE_VNIS) as u32;
+        scope.count = vnis.len() as u32;
         let state = &mut *self.state.lock();
         if let Some(held) = state.maps.scopes.get(&netns_cookie) {
             (scope.resolver_udp, scope.resolver_tcp) = (held.resolver_udp, held.resolver_tcp);

@@ -90,6 +90,25 @@ fn vips_mean_something_on_their_network_only() {
     assert_eq!(said, [format!("error {}", libc::ENETUNREACH)]);
 }
 
+/// VIPs of the last network count as those of the first; a network too many is an error and not a silent loss.
+#[test]
+fn a_container_on_many_networks_finds_the_vip_on_its_last() {
+    let world = service();
+    let a = &world.containers["a"].netns;
+    let path = format!("/run/netns/{a}");
+    let node = world.nodes[0].dataplane();
+    let scope = |others: u32| {
+        let vnis: Vec<u32> = (5000..5000 + others).chain([NET]).collect();
+        node.set_scope(crate::world::cookie(a), path.as_ref(), &vnis, None)
+    };
+    scope(127).unwrap();
+    assert_eq!(world.order("a", &format!("get {VIP}:80 2")).lines().len(), 2);
+    assert!(world.order("a", &format!("get {VIP}:80 1")).line().unwrap().contains("sees"));
+    assert_eq!(world.order("a", &format!("udp {VIP}:53 1")).lines().len(), 1);
+    let error = scope(128).unwrap_err().to_string();
+    assert!(error.contains("129 networks"), "{error}");
+}
+
 #[test]
 fn draining_keeps_connections_and_losing_the_endpoint_ends_them() {
     let mut world = service();
