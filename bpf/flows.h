@@ -36,6 +36,7 @@ static __always_inline void shown_key(struct flow_key *shown, const struct flow_
 	*shown = *key;
 	shown->client = *node;
 	shown->client_port = f->shown_port;
+	shown->shown = 1;
 }
 
 /* The client went on: its flow, in both of its entries, is one to be kept. */

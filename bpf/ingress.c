@@ -96,6 +96,7 @@ static __always_inline int show_as_node(struct flow_key *key, struct flow *f, co
 	int i, found = 0;
 
 	key->client = *node;
+	key->shown = 1;
 	for (i = 0; i < REMAP_TRIES; i++) {
 		if (!flow_of(key)) {
 			found = 1;
@@ -111,6 +112,7 @@ static __always_inline int show_as_node(struct flow_key *key, struct flow *f, co
 	}
 	key->client = client;
 	key->client_port = client_port;
+	key->shown = 0;
 	return found;
 }
 
@@ -222,7 +224,7 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 		fresh.target_port = on->task_port;
 		fresh.origin_port = p->sport;
 		joins(p, &fresh.state, &fresh.closed, 1);
-		if (from_bridge || is_loopback(p->daddr)) {
+		if (from_bridge || is_loopback(p->daddr) || p->saddr == s->node.w[3]) {
 			if (on->late)
 				return PASS; /* shown as whom, nobody knows any more */
 			if (!show_as_node(&key, &fresh, &s->node))

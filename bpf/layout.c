@@ -24,6 +24,7 @@ __attribute__((section("layout"), used)) const unsigned int rows[] = {
 	SIZE(datagram_key), AT(datagram_key, addr), AT(datagram_key, port), AT(datagram_key, direction),
 	SIZE(datagram), AT(datagram, serial), AT(datagram, vni),
 	SIZE(flow_key), AT(flow_key, node), AT(flow_key, client_port), AT(flow_key, port), AT(flow_key, proto),
+	AT(flow_key, shown),
 	SIZE(flow), AT(flow, origin), AT(flow, serial), AT(flow, since), AT(flow, closed), AT(flow, ifindex),
 	AT(flow, target_port), AT(flow, origin_port), AT(flow, shown_port), AT(flow, state), AT(flow, side),
 	SIZE(reply_key), AT(reply_key, client), AT(reply_key, task_port), AT(reply_key, client_port),

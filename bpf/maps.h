@@ -195,7 +195,8 @@ struct datagram {
 /* Entry node: which backend a client's flow goes to.
  *
  * Clients on loopback and containers behind the egress bridge are shown to tasks as the node: their addresses mean
- * something on this node only. Such a flow has two entries, one by the client as it is and one as it is shown.
+ * something on this node only. Such a flow has two entries, one by the client as it is and one as it is shown. So has one of
+ * the node's own address, which must get a port that none of those has.
  */
 struct flow_key {
 	struct addr client;
@@ -203,7 +204,8 @@ struct flow_key {
 	__u16 client_port;
 	__u16 port;
 	__u8 proto;
-	__u8 pad[3];
+	__u8 shown; /* the client as it is shown: a process of the node that has the same numbers is another */
+	__u8 pad[2];
 };
 
 enum flow_side {

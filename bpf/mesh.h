@@ -287,6 +287,7 @@ static __always_inline void mesh_close(const struct packet *p, struct flow_key *
 		return;
 	key->client = *other;
 	key->client_port = other_port;
+	key->shown = side == SIDE_FORWARD;
 	f = flow_of(key);
 	if (!f)
 		return;
@@ -317,6 +318,7 @@ static SEPARATE int mesh_reply_at_entry(struct __sk_buff *skb, struct packet *p,
 	key.client_port = p->dport;
 	key.port = p->sport;
 	key.proto = p->proto;
+	key.shown = p->daddr == s->node.w[3];
 	f = flow_of(&key);
 	if (!f) {
 		f = ended_flow(&key);

@@ -107,7 +107,8 @@ shared! {
         client_port: Port,
         port: Port,
         proto: u8,
-        pad: [u8; 3],
+        shown: u8,
+        pad: [u8; 2],
     }
 
     struct Flow {

@@ -93,6 +93,7 @@ fn c_and_rust_agree() {
         offset_of!(FlowKey, client_port),
         offset_of!(FlowKey, port),
         offset_of!(FlowKey, proto),
+        offset_of!(FlowKey, shown),
         size_of::<Flow>(),
         offset_of!(Flow, origin),
         offset_of!(Flow, serial),

@@ -267,6 +267,41 @@ fn half_closed_connections_stay() {
     }
 }
 
+fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&from.into()).unwrap();
+    socket.connect_timeout(&to.into(), Duration::from_secs(2)).unwrap();
+    TcpStream::from(socket)
+}
+
+/// A container is shown as its node, and a process of the node has the very numbers as which it is shown. And the other
+/// way round.
+#[test]
+fn a_process_of_the_node_is_not_taken_for_a_container() {
+    let mut world = mesh();
+    world.egress("a", 2);
+    for (backend, port) in [("b", 45000), ("a", 45001)] {
+        world.publish(Protocol::Tcp, PORT, 3000, &[backend]);
+        world.apply();
+        let (container, node) = (world.containers["a"].netns.clone(), &world.nodes[0]);
+        let to = SocketAddr::from((node.address, PORT));
+        let clients =
+            [(&container, SocketAddr::from(([172, 18, 0, 2], port))), (&node.netns, (node.address, port).into())];
+        let turns = if backend == "b" { [0, 1] } else { [1, 0] };
+        let mut open: Vec<Conversation> = Vec::new();
+        for (netns, from) in turns.map(|n| clients[n]) {
+            open.push(Conversation::on(within(netns, || connect_from(from, to))));
+        }
+        for round in ["one", "two"] {
+            for conversation in &mut open {
+                assert_eq!(conversation.greeting, format!("{backend} sees {}", node.address));
+                assert_eq!(conversation.say(round).unwrap(), format!("{backend} echoes {round}"));
+            }
+        }
+    }
+}
+
 /// The same client port towards several nodes lands on one task: the task must see two connections, not one.
 #[test]
 fn one_client_port_through_several_nodes() {
@@ -277,16 +312,8 @@ fn one_client_port_through_several_nodes() {
     let client = world.client();
     let targets: Vec<SocketAddr> =
         world.nodes.iter().flat_map(|n| [PORT, PORT + 1].map(|port| SocketAddr::from((n.address, port)))).collect();
-    let streams: Vec<TcpStream> = within(&client, || {
-        let connect = |to: &SocketAddr| {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.set_reuse_address(true).unwrap();
-            socket.bind(&SocketAddr::from(([192, 168, 77, 100], 45678)).into()).unwrap();
-            socket.connect_timeout(&(*to).into(), Duration::from_secs(2)).unwrap();
-            TcpStream::from(socket)
-        };
-        targets.iter().map(connect).collect()
-    });
+    let streams: Vec<TcpStream> =
+        within(&client, || targets.iter().map(|to| connect_from(([192, 168, 77, 100], 45678).into(), *to)).collect());
     let mut open: Vec<Conversation> = streams.into_iter().map(Conversation::on).collect();
     for round in ["one", "two"] {
         for conversation in &mut open {
