@@ -11,6 +11,7 @@ __attribute__((section("layout"), used)) const unsigned int rows[] = {
 	SIZE(peer_key), AT(peer_key, addr),
 	SIZE(endpoint_key), AT(endpoint_key, addr),
 	SIZE(endpoint), AT(endpoint, remote), AT(endpoint, ifindex), AT(endpoint, mac), AT(endpoint, kind),
+	AT(endpoint, owner),
 	SIZE(link), AT(link, mac), AT(link, ingress), AT(link, netns), AT(link, addrs),
 	SIZE(epoch), AT(epoch, paths_until),
 	SIZE(path), AT(path, via), AT(path, source), AT(path, mtu), AT(path, port),

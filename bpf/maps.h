@@ -56,7 +56,8 @@ struct endpoint {
 	__u32 ifindex;
 	__u8 mac[6];
 	__u8 kind;
-	__u8 pad[5];
+	__u8 pad;
+	__u32 owner; /* the daemon's: which owner that serial is for */
 };
 
 #define LINK_ADDRS 4

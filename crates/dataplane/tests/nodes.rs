@@ -35,7 +35,7 @@ fn net_plan(here: usize) -> NetPlan {
     let endpoints = (0..2).map(|n| {
         let addr: IpAddr = format!("10.0.1.{}", n + 5).parse().unwrap();
         let at = if n == here { Location::Local(format!("t{n}")) } else { Location::Remote(peer) };
-        (addr, EndpointPlan { mac: mac_of(addr), at })
+        (addr, EndpointPlan { mac: mac_of(addr), at, owner: n as u32 })
     });
     let network = NetworkPlan {
         id: "net".into(),

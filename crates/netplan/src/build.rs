@@ -14,7 +14,7 @@ use malha_model::{
 };
 
 use crate::plan::{
-    EndpointPlan, IngressBackend, Location, NetPlan, NetworkPlan, PublishedPort, SandboxId, endpoint_mac,
+    EndpointPlan, IngressBackend, Location, NetPlan, NetworkPlan, PublishedPort, SandboxId, endpoint_mac, owner_of,
 };
 
 /// What a plan is made from.
@@ -57,9 +57,9 @@ fn network_plan(node: &NodeId, view: &NetworkView, sandboxes: &BTreeMap<&TaskId,
     let mut endpoints = BTreeMap::new();
     for record in view.endpoints.values() {
         let Some(at) = location(node, view, record, sandboxes) else { continue };
-        let mac = endpoint_mac(&record.addresses);
+        let (mac, owner) = (endpoint_mac(&record.addresses), owner_of(record.task.as_str()));
         for addr in &record.addresses {
-            endpoints.insert(addr.addr(), EndpointPlan { mac, at: at.clone() });
+            endpoints.insert(addr.addr(), EndpointPlan { mac, at: at.clone(), owner });
         }
     }
     NetworkPlan {

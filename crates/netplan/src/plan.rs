@@ -73,6 +73,13 @@ pub struct NetworkPlan {
 pub struct EndpointPlan {
     pub mac: Mac,
     pub at: Location,
+    /// Stands for whom the address belongs to, see [`owner_of`]: another owner is another endpoint, at the same place too.
+    pub owner: u32,
+}
+
+/// A number for the owner of an address. It only has to differ from that of the owner before (FNV-1a).
+pub fn owner_of(id: &str) -> u32 {
+    id.bytes().fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

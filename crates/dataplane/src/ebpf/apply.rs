@@ -56,7 +56,7 @@ impl Maps {
     /// remembers the old one. True when there was another owner.
     pub(super) fn put_endpoint(&mut self, key: EndpointKey, row: Endpoint) -> EbpfResult<bool> {
         let held = self.endpoints.get(&key);
-        if held.is_some_and(|h| h.same_place(&row)) {
+        if held.is_some_and(|h| h.is_as(&row)) {
             return Ok(false);
         }
         let replaced = held.is_some();

@@ -52,7 +52,8 @@ shared! {
         ifindex: u32,
         mac: [u8; 6],
         kind: u8,
-        pad: [u8; 5],
+        pad: u8,
+        owner: u32,
     }
 
     struct Link {
@@ -272,8 +273,8 @@ impl From<u16> for Port {
 }
 
 impl Endpoint {
-    /// The same place in the network, whoever owns the address.
-    pub(crate) fn same_place(&self, other: &Self) -> bool {
+    /// The same owner at the same place in the network.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
         Self { serial: 0, ..*self } == Self { serial: 0, ..*other }
     }
 

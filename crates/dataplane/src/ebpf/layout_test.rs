@@ -48,6 +48,7 @@ fn c_and_rust_agree() {
         offset_of!(Endpoint, ifindex),
         offset_of!(Endpoint, mac),
         offset_of!(Endpoint, kind),
+        offset_of!(Endpoint, owner),
         size_of::<Link>(),
         offset_of!(Link, mac),
         offset_of!(Link, ingress),

@@ -50,12 +50,12 @@ use self::{
     apply::Gone,
     attach::{Attachment, Attachments},
     error::While,
-    layout::{Addr, EndpointKey, LINK_ADDRS, Link, SCOPE_VNIS, Scope, Settings},
+    layout::{Addr, Endpoint, EndpointKey, LINK_ADDRS, Link, SCOPE_VNIS, Scope, Settings},
     maps::{Maps, failed},
     namespace::Namespace,
     objects::Programs,
     sockets::Doomed,
-    tables::{Links, Rows, local_row},
+    tables::{Links, Rows, Waiting},
 };
 
 /// Where one node's forwarding lives.
@@ -120,7 +120,7 @@ struct State {
     /// Sockets to end as soon as it is known where their namespace is.
     doomed: Doomed,
     /// Local endpoints of the last plan whose link was not there.
-    waiting: BTreeMap<(SandboxId, u32), Vec<(IpAddr, Mac)>>,
+    waiting: Waiting,
 }
 
 const LOOPBACK: u32 = 1;
@@ -153,7 +153,7 @@ impl Dataplane {
         Programs::forget_others(&programs_dir)?;
         objects::forget_other_maps(&maps_dir)?;
         maps.new_generation()?;
-        let state = State { maps, links, namespaces: BTreeMap::new(), doomed: Doomed::new(), waiting: BTreeMap::new() };
+        let state = State { maps, links, namespaces: BTreeMap::new(), doomed: Doomed::new(), waiting: Waiting::new() };
         Ok(Self { state: Mutex::new(state), attachments, programs, config: config.clone() })
     }
 
@@ -201,9 +201,8 @@ impl Dataplane {
         state.maps.links.put(host_ifindex, row)?;
         let what = Attachment { sandbox: info.sandbox.clone(), vni: info.vni, ifindex: host_ifindex };
         self.attachments.container(&self.programs, &what)?;
-        for (addr, mac) in state.waiting.remove(&key).unwrap_or_default() {
-            let endpoint = EndpointKey { vni: info.vni, addr: addr.into() };
-            state.maps.put_endpoint(endpoint, local_row(host_ifindex, mac))?;
+        for (endpoint, row) in state.waiting.remove(&key).unwrap_or_default() {
+            state.maps.put_endpoint(endpoint, Endpoint { ifindex: host_ifindex, ..row })?;
         }
         state.links.insert(key, host_ifindex);
         state.maps.new_generation()

@@ -6,12 +6,15 @@ use std::{
 };
 
 use malha_model::Protocol;
-use malha_netplan::{EndpointPlan, Location, Mac, NetPlan, NetworkPlan, SandboxId, mac_of};
+use malha_netplan::{EndpointPlan, Location, NetPlan, NetworkPlan, SandboxId, mac_of};
 
 use super::layout::{Backend, Endpoint, EndpointKey, Front, NET_INGRESS, PeerKey, kind};
 
 /// Which link of this node a sandbox has on a network.
 pub(super) type Links = BTreeMap<(SandboxId, u32), u32>;
+
+/// Local endpoints, but for their link.
+pub(super) type Waiting = BTreeMap<(SandboxId, u32), Vec<(EndpointKey, Endpoint)>>;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rows {
@@ -22,7 +25,7 @@ pub(super) struct Rows {
     /// With the VNI that the backends are on.
     pub services: BTreeMap<Front, (u32, BTreeSet<Backend>)>,
     /// Local endpoints whose link is still to come.
-    pub waiting: BTreeMap<(SandboxId, u32), Vec<(IpAddr, Mac)>>,
+    pub waiting: Waiting,
 }
 
 impl Rows {
@@ -59,24 +62,21 @@ impl Rows {
     }
 
     fn add_endpoint(&mut self, vni: u32, addr: IpAddr, endpoint: &EndpointPlan, links: &Links) {
+        let key = EndpointKey { vni, addr: addr.into() };
+        let row = Endpoint { mac: endpoint.mac.0, owner: endpoint.owner, ..Endpoint::default() };
         let row = match &endpoint.at {
-            Location::Remote(node) => {
-                Endpoint { kind: kind::REMOTE, mac: endpoint.mac.0, remote: (*node).into(), ..Endpoint::default() }
-            }
-            Location::Local(sandbox) => match links.get(&(sandbox.clone(), vni)) {
-                Some(&ifindex) => local_row(ifindex, endpoint.mac),
-                None => {
-                    self.waiting.entry((sandbox.clone(), vni)).or_default().push((addr, endpoint.mac));
+            Location::Remote(node) => Endpoint { kind: kind::REMOTE, remote: (*node).into(), ..row },
+            Location::Local(sandbox) => {
+                let row = Endpoint { kind: kind::LOCAL, ..row };
+                let Some(&ifindex) = links.get(&(sandbox.clone(), vni)) else {
+                    self.waiting.entry((sandbox.clone(), vni)).or_default().push((key, row));
                     return;
-                }
-            },
+                };
+                Endpoint { ifindex, ..row }
+            }
         };
-        self.endpoints.insert(EndpointKey { vni, addr: addr.into() }, row);
+        self.endpoints.insert(key, row);
     }
-}
-
-pub(super) fn local_row(ifindex: u32, mac: Mac) -> Endpoint {
-    Endpoint { kind: kind::LOCAL, mac: mac.0, ifindex, ..Endpoint::default() }
 }
 
 fn virtual_row(vni: u32, addr: IpAddr, kind: u8) -> (EndpointKey, Endpoint) {

@@ -137,6 +137,23 @@ fn draining_keeps_connections_and_losing_the_endpoint_ends_them() {
     }
 }
 
+/// The next task on the same node with the same address is another: nobody is left with the old one's connection.
+#[test]
+fn another_owner_at_the_same_place_ends_sockets() {
+    let mut world = service();
+    world.vip(NET, VIP, &["c"]);
+    world.apply();
+    let mut held = world.order("a", &format!("hold {VIP}:80"));
+    held.line().unwrap();
+    assert_eq!(held.say("same"), Some("c echoes same".to_owned()));
+    let address = world.address("c", NET).into();
+    world.networks.get_mut(&NET).unwrap().endpoints.get_mut(&address).unwrap().owner += 1;
+    let applied = world.nodes[0].dataplane().apply(&world.plan(0)).unwrap();
+    assert_eq!((applied.writes, applied.gone, applied.sockets), (1, 1, 1));
+    assert!(held.say("gone").unwrap().starts_with("error"));
+    assert_eq!(world.nodes[0].dataplane().apply(&world.plan(0)).unwrap().writes, 0);
+}
+
 #[test]
 fn closed_sockets_leave_nothing() {
     let world = service();

@@ -129,7 +129,7 @@ fn an_endpoint_that_is_forgotten_is_not_reached() {
 
 #[test]
 fn ipv6_is_forwarded_and_solicited() {
-    use malha_netplan::{EndpointPlan, Location, mac_of};
+    use malha_netplan::{EndpointPlan, Location, mac_of, owner_of};
     let mut world = three(NET);
     // The harness gives v4 links; the v6 address comes by attaching them again with both.
     for (name, v6) in [("a", "fd00:7::2"), ("b", "fd00:7::3"), ("c", "fd00:7::4")] {
@@ -148,7 +148,7 @@ fn ipv6_is_forwarded_and_solicited() {
         world.nodes[container.node].dataplane().attach_link(ifindex, &info).unwrap();
         run(&format!("ip -n {} addr add {v6}/64 dev eth0 nodad", container.netns));
         let at = Location::Local(name.to_owned());
-        let plan = EndpointPlan { mac: mac_of(v4.into()), at };
+        let plan = EndpointPlan { mac: mac_of(v4.into()), at, owner: owner_of(name) };
         world.networks.get_mut(&NET).unwrap().endpoints.insert(address, plan);
     }
     world.networks.get_mut(&NET).unwrap().gateways.insert("fd00:7::1".parse().unwrap());

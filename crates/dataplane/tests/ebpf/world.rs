@@ -14,7 +14,7 @@ use malha_dataplane::ebpf::{
     BPF_FS, Config, Dataplane, DropReason, LinkInfo, NodeDevices, NodePath, TcHook, cgroup2_root, ensure_bpf_fs,
 };
 use malha_model::Protocol;
-use malha_netplan::{EndpointPlan, IngressBackend, Location, NetPlan, NetworkPlan, PublishedPort, mac_of};
+use malha_netplan::{EndpointPlan, IngressBackend, Location, NetPlan, NetworkPlan, PublishedPort, mac_of, owner_of};
 
 use crate::{child::Running, servers::within};
 
@@ -238,7 +238,7 @@ impl World {
             let network = self.networks.get_mut(&vni).unwrap();
             let mac = mac_of(address.into());
             let at = Location::Local(name.to_owned());
-            network.endpoints.insert(address.into(), EndpointPlan { mac, at });
+            network.endpoints.insert(address.into(), EndpointPlan { mac, at, owner: owner_of(name) });
         }
         self.containers.insert(name.to_owned(), container);
         self.scope(name);
