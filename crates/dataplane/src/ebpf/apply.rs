@@ -25,14 +25,14 @@ pub struct Applied {
 pub(super) type Gone = BTreeSet<(u32, Addr)>;
 
 impl Maps {
-    pub(super) fn apply(&mut self, rows: &Rows) -> EbpfResult<Gone> {
+    /// What lost its owner is in `gone`, also where it ends in an error: nobody will be told of it again.
+    pub(super) fn apply(&mut self, rows: &Rows, gone: &mut Gone) -> EbpfResult<()> {
         for (vni, flags) in &rows.networks {
             self.networks.put(*vni, *flags)?;
         }
         for (peer, flags) in &rows.peers {
             self.peers.put(*peer, *flags)?;
         }
-        let mut gone = Gone::new();
         for (key, row) in &rows.endpoints {
             if self.put_endpoint(*key, *row)? {
                 gone.insert((key.vni, key.addr));
@@ -45,11 +45,13 @@ impl Maps {
         for front in services.into_iter().filter(|f| !rows.services.contains_key(f)) {
             self.remove_service(front)?;
         }
-        let removed = self.endpoints.retain(|k| rows.endpoints.contains_key(k))?;
-        gone.extend(removed.into_iter().map(|k| (k.vni, k.addr)));
+        let held = self.endpoints.held().keys().copied();
+        for key in held.filter(|k| !rows.endpoints.contains_key(k)).collect::<Vec<_>>() {
+            self.endpoints.remove(&key)?;
+            gone.insert((key.vni, key.addr));
+        }
         self.peers.retain(|k| rows.peers.contains_key(k))?;
-        self.networks.retain(|k| rows.networks.contains_key(k))?;
-        Ok(gone)
+        self.networks.retain(|k| rows.networks.contains_key(k)).map(drop)
     }
 
     /// Writes an endpoint. A new owner of the address gets a serial of its own, which makes everything stale that

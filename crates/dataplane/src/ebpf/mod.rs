@@ -169,14 +169,16 @@ impl Dataplane {
         let state = &mut *self.state.lock();
         let rows = Rows::of(plan, &state.links);
         state.maps.take_writes();
-        let gone = state.maps.apply(&rows);
+        let mut gone = Gone::new();
+        let done = state.maps.apply(&rows, &mut gone);
         state.waiting = rows.waiting;
         let writes = state.maps.take_writes();
         if writes > 0 {
             state.maps.new_generation()?;
         }
-        let gone = gone?;
-        let sockets = state.end_sockets(&gone)?;
+        let sockets = state.end_sockets(&gone);
+        done?;
+        let sockets = sockets?;
         Ok(Applied { writes, gone: gone.len(), sockets })
     }
 
@@ -195,13 +197,16 @@ impl Dataplane {
         let netns = info.netns.map_or(0, |id| id + 1);
         let row = Link { vni: info.vni, mac: info.mac.0, ingress: info.ingress.into(), pad: 0, netns, addrs };
         let key = (info.sandbox.clone(), info.vni);
-        if let Some(old) = state.links.get(&key).copied().filter(|old| *old != host_ifindex) {
-            self.forget_link(state, &key, old)?;
+        let replaced = state.links.get(&key).copied().filter(|old| *old != host_ifindex);
+        if let Some(old) = replaced {
+            self.unplug(state, &key, old)?;
         }
         state.maps.links.put(host_ifindex, row)?;
         let what = Attachment { sandbox: info.sandbox.clone(), vni: info.vni, ifindex: host_ifindex };
         self.attachments.container(&self.programs, &what)?;
-        for (endpoint, row) in state.waiting.remove(&key).unwrap_or_default() {
+        let mut behind = state.waiting.remove(&key).unwrap_or_default();
+        behind.extend(replaced.into_iter().flat_map(|old| state.maps.behind(old)));
+        for (endpoint, row) in behind {
             state.maps.put_endpoint(endpoint, Endpoint { ifindex: host_ifindex, ..row })?;
         }
         state.links.insert(key, host_ifindex);
@@ -216,18 +221,22 @@ impl Dataplane {
     }
 
     fn forget_link(&self, state: &mut State, key: &(SandboxId, u32), ifindex: u32) -> EbpfResult<()> {
-        let behind = state.maps.endpoints.held().iter();
-        let behind: Vec<EndpointKey> =
-            behind.filter(|(_, e)| e.kind == layout::kind::LOCAL && e.ifindex == ifindex).map(|(k, _)| *k).collect();
+        let behind: Vec<EndpointKey> = state.maps.behind(ifindex).into_iter().map(|(k, _)| k).collect();
         for endpoint in &behind {
             state.maps.endpoints.remove(endpoint)?;
         }
-        self.attachments.remove_container(&Attachment { sandbox: key.0.clone(), vni: key.1, ifindex })?;
-        state.maps.links.remove(&ifindex)?;
-        state.links.remove(key);
+        self.unplug(state, key, ifindex)?;
         state.maps.new_generation()?;
         let gone: Gone = behind.into_iter().map(|k| (k.vni, k.addr)).collect();
         state.end_sockets(&gone).map(drop)
+    }
+
+    /// Takes the programs from a link. The endpoints behind it are its caller's.
+    fn unplug(&self, state: &mut State, key: &(SandboxId, u32), ifindex: u32) -> EbpfResult<()> {
+        self.attachments.remove_container(&Attachment { sandbox: key.0.clone(), vni: key.1, ifindex })?;
+        state.maps.links.remove(&ifindex)?;
+        state.links.remove(key);
+        Ok(())
     }
 
     /// Whether a link of this sandbox is at work on this network, and by which device.
@@ -336,6 +345,12 @@ impl State {
 // === impl Maps ===
 
 impl Maps {
+    /// The endpoints that are behind a link.
+    fn behind(&self, ifindex: u32) -> Vec<(EndpointKey, Endpoint)> {
+        let here = |e: &Endpoint| e.kind == layout::kind::LOCAL && e.ifindex == ifindex;
+        self.endpoints.held().iter().filter(|(_, e)| here(e)).map(|(k, e)| (*k, *e)).collect()
+    }
+
     fn configure(&mut self, config: &Config, node: &NodeDevices) -> EbpfResult<()> {
         let settings = Settings {
             node: config.node_address.into(),

@@ -121,6 +121,33 @@ fn a_link_that_goes_takes_its_endpoints_along() {
     node.detach_link(ifindex).unwrap();
 }
 
+/// A link that is made anew, outside of any plan: the container is reached by the new one.
+#[test]
+fn another_link_takes_the_endpoints_over() {
+    let world = world();
+    let address = world.address("a", NET);
+    assert!(world.ping("b", address));
+    world.rewire("a", NET);
+    assert!(world.ping("b", address));
+    assert!(world.ping("a", world.address("b", NET)));
+    assert_eq!(world.nodes[0].dataplane().apply(&world.plan(0)).unwrap().writes, 0, "as the plan says");
+}
+
+/// An apply that fails halfway has made changes: sockets of those who went are ended all the same.
+#[test]
+fn sockets_end_though_the_apply_fails() {
+    let mut world = world();
+    let mut held = world.order("a", &format!("hold {VIP}:3000"));
+    held.line().unwrap();
+    let address = world.address("b", NET).into();
+    world.networks.get_mut(&NET).unwrap().endpoints.get_mut(&address).unwrap().owner += 1;
+    world.vip(NET, Ipv4Addr::new(10, 7, 105, 201), &["b"]);
+    crate::world::freeze(&world.nodes[0].pin_dir().join("services"));
+    world.nodes[0].dataplane().apply(&world.plan(0)).unwrap_err();
+    let said = held.say("gone").unwrap();
+    assert!(said.starts_with("error"), "{said}");
+}
+
 /// A container that ended while the daemon was away leaves no attachment.
 #[test]
 fn devices_that_went_meanwhile_are_forgotten() {

@@ -254,6 +254,18 @@ impl World {
         dataplane.set_scope(cookie(&container.netns), path.as_ref(), &scope, ingress).unwrap();
     }
 
+    /// Another link in the place of a container's `eth0`, which is on this network.
+    pub fn rewire(&self, name: &str, vni: u32) {
+        let (container, i) = (&self.containers[name], 0);
+        let (inside, node) = (&container.netns, &self.nodes[container.node].netns);
+        run(&format!("ip -n {inside} link set eth{i} down"));
+        run(&format!("ip -n {inside} addr flush dev eth{i}"));
+        run(&format!("ip -n {inside} link set eth{i} name old"));
+        run(&format!("ip -n {node} link set v{name}{vni} down"));
+        run(&format!("ip -n {node} link set v{name}{vni} name old"));
+        self.wire(name, container, i, vni, container.addresses[&vni]);
+    }
+
     /// As the part that makes links does it.
     fn wire(&self, name: &str, container: &Container, i: usize, vni: u32, address: Ipv4Addr) {
         let (inside, node) = (&container.netns, &self.nodes[container.node]);
@@ -455,4 +467,17 @@ pub fn cookie(netns: &str) -> u64 {
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, &raw mut len) };
     assert_eq!(rc, 0);
     cookie
+}
+
+/// Nobody but programs writes to this map any more.
+#[allow(unsafe_code, reason = "no wrapper knows BPF_MAP_FREEZE")]
+pub fn freeze(pin: &std::path::Path) {
+    use std::os::fd::AsRawFd;
+    const BPF_MAP_FREEZE: libc::c_long = 22;
+    let map = aya::maps::MapData::from_pin(pin).unwrap();
+    let mut attr = [0_u32; 32];
+    attr[0] = std::os::fd::AsFd::as_fd(map.fd()).as_raw_fd() as u32;
+    // SAFETY: the attribute is longer than any kernel's, and zero but for the descriptor.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_FREEZE, attr.as_ptr(), size_of_val(&attr)) };
+    assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
 }
