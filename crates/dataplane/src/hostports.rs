@@ -22,6 +22,9 @@ use crate::{
     netns::Netns,
 };
 
+/// Port of the node → container's gateway address and port.
+pub(crate) type PortMap = BTreeMap<(Protocol, u16), SocketAddrV4>;
+
 #[derive(Debug)]
 pub(crate) struct HostPorts {
     dir: PathBuf,
@@ -110,7 +113,7 @@ impl HostPorts {
     }
 
     /// For the rules.
-    pub(crate) fn map(&self) -> BTreeMap<(Protocol, u16), SocketAddrV4> {
+    pub(crate) fn map(&self) -> PortMap {
         let all = self.held.values().flat_map(|h| h.record.ports.iter().map(|p| (h.record.addr, p)));
         all.map(|(addr, p)| ((p.protocol, p.published_port), SocketAddrV4::new(addr, p.target_port))).collect()
     }

@@ -1,5 +1,6 @@
 //! Network namespaces, links, eBPF programs and maps, nftables.
 
+mod conntrack;
 pub mod ebpf;
 mod error;
 mod gwbridge;
@@ -11,6 +12,7 @@ mod nft;
 mod node;
 mod paths;
 mod programs;
+mod rawnl;
 mod rtnl;
 mod sandbox;
 mod uplinks;

@@ -8,14 +8,14 @@
 //! edited. Note that a drop in another table stays a drop: where a firewall sets the forward policy to drop, it must
 //! let `docker_gwbridge` pass.
 
-use std::{collections::BTreeMap, fmt::Write, net::SocketAddrV4};
+use std::fmt::Write;
 
 use ipnet::Ipv4Net;
-use malha_model::Protocol;
 
 use crate::{
     error::{NetError, NetResult},
     gwbridge::GWBRIDGE,
+    hostports::PortMap,
     libnftables,
     netns::Netns,
 };
@@ -27,8 +27,7 @@ const TABLE: &str = "inet malha";
 pub(crate) struct Rules {
     pub(crate) vxlan_port: u16,
     pub(crate) gateway_subnet: Ipv4Net,
-    /// Port of the node → container's gateway address and port.
-    pub(crate) host_ports: BTreeMap<(Protocol, u16), SocketAddrV4>,
+    pub(crate) host_ports: PortMap,
 }
 
 impl Rules {

@@ -13,14 +13,15 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net};
-use malha_model::PortConfig;
+use malha_model::{PortConfig, Protocol};
 use malha_netplan::{SandboxId, SandboxPlan};
 use tokio::sync::Mutex;
 
 use crate::{
+    conntrack,
     error::{Doing, NetError, NetResult},
     gwbridge::GwBridge,
-    hostports::HostPorts,
+    hostports::{HostPorts, PortMap},
     names::{LinkKey, Owner},
     netns::Netns,
     nft::Rules,
@@ -215,9 +216,10 @@ impl Sandboxes {
         wiring.settled(&pairs).await?;
         sandbox.set_sysctls(plan.sysctls.clone().into_iter().collect()).await?;
         let addr = state.gateway.as_ref().map(|g| g.address.addr());
+        let before = shared.ports.map();
         let (ports, changed) = shared.ports.bind(&self.node, &plan.id, &plan.host_ports, addr).await?;
         if changed {
-            self.apply_rules(&shared.ports).await?;
+            self.move_ports(&before, &shared.ports).await?;
         }
         state.host_ports = ports;
         Ok(state)
@@ -280,8 +282,9 @@ impl Sandboxes {
     async fn remove_now(&self, id: &SandboxId, shared: &mut Shared) -> NetResult<()> {
         check_id(id)?;
         let mut errors = Vec::new();
+        let before = shared.ports.map();
         match shared.ports.release(id) {
-            Ok(true) => errors.extend(self.apply_rules(&shared.ports).await.err()),
+            Ok(true) => errors.extend(self.move_ports(&before, &shared.ports).await.err()),
             Ok(false) => {}
             Err(e) => errors.push(e),
         }
@@ -305,6 +308,21 @@ impl Sandboxes {
         }
         errors.extend(Netns::delete(&path).err());
         NetError::collect(errors)
+    }
+
+    /// Puts the ports in force, and makes flows to those that led elsewhere `before` begin anew.
+    async fn move_ports(&self, before: &PortMap, ports: &HostPorts) -> NetResult<()> {
+        self.apply_rules(ports).await?;
+        let now = ports.map();
+        let moved = |port: &&(Protocol, u16)| before.get(port) != now.get(port);
+        let moved: BTreeSet<_> = before.keys().chain(now.keys()).filter(moved).copied().collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.node.run(move || conntrack::forget(&moved)).await.and_then(|done| done) {
+            tracing::warn!(%error, "flows to a port of the node may still go to who had it before");
+        }
+        Ok(())
     }
 
     async fn apply_rules(&self, ports: &HostPorts) -> NetResult<()> {

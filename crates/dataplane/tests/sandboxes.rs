@@ -157,6 +157,41 @@ async fn host_ports_lead_to_the_container_from_everywhere() {
     node.ensure_sandbox(&second).await.unwrap();
 }
 
+/// A client that never pauses, while a port goes from one container to the next.
+#[tokio::test]
+async fn datagrams_follow_a_host_port_to_its_next_container() {
+    let w = World::new().await;
+    let internet = w.internet().await;
+    let node = w.open().await;
+    let client = listen(&internet, "198.51.100.2:7777").await;
+    client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let ask = || {
+        client.send_to(b"?", "198.51.100.1:5300").unwrap();
+        let mut answer = [0; 100];
+        client.recv_from(&mut answer).map(|(n, _)| String::from_utf8_lossy(&answer[..n]).into_owned())
+    };
+    for name in ["first", "second"] {
+        let mut p = plan(name, vec![]);
+        p.host_ports = vec![malha_model::PortConfig {
+            protocol: malha_model::Protocol::Udp,
+            target_port: 53,
+            published_port: 5300,
+            publish_mode: malha_model::PublishMode::Host,
+            ..Default::default()
+        }];
+        client.send_to(b"too early", "198.51.100.1:5300").unwrap();
+        node.ensure_sandbox(&p).await.unwrap();
+        let server = listen(&node.sandboxes().netns(&p.id).unwrap(), "0.0.0.0:53").await;
+        std::thread::spawn(move || {
+            while let Ok((_, from)) = server.recv_from(&mut [0; 100]) {
+                let _ = server.send_to(name.as_bytes(), from);
+            }
+        });
+        assert_eq!(ask().unwrap(), name);
+        node.remove_sandbox(&p.id).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_is_as_planned_is_adopted_untouched() {
     let w = World::new().await;

@@ -36,6 +36,7 @@ use std::{
 use malha_netplan::{Mac, NetPlan, SandboxId};
 use parking_lot::Mutex;
 
+pub(crate) use self::tables::protocol_number;
 pub use self::{
     apply::Applied,
     clsact::TcHook,

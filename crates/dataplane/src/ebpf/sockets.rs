@@ -11,19 +11,14 @@ use std::{
     thread,
 };
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 use nix::sched::{CloneFlags, setns};
 
 use super::{apply::Gone, error::EbpfResult, layout::Connected, maps::Maps};
+use crate::rawnl::{self, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, acknowledged};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_HEADER: usize = 16;
 /// `struct inet_diag_sockid` and where it is in `struct inet_diag_msg`; its cookie is the last eight bytes.
 const SOCKID: usize = 48;
 const SOCKID_AT: usize = 4;
@@ -69,9 +64,7 @@ pub(super) fn destroy(netns: PathBuf, cookies: BTreeSet<u64>) -> io::Result<usiz
 }
 
 fn destroy_of(family: u8, protocol: u8, cookies: &BTreeSet<u64>) -> io::Result<usize> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = rawnl::open(NETLINK_SOCK_DIAG)?;
     let mut ended = 0;
     for id in list(&socket, family, protocol)? {
         if !cookies.contains(&cookie_of(&id)) {
@@ -88,53 +81,20 @@ fn destroy_of(family: u8, protocol: u8, cookies: &BTreeSet<u64>) -> io::Result<u
 }
 
 fn list(socket: &Socket, family: u8, protocol: u8) -> io::Result<Vec<[u8; SOCKID]>> {
-    socket.send(&request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, protocol, &[0; SOCKID]), 0)?;
+    let all = request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, family, protocol, &[0; SOCKID]);
     let mut ids = Vec::new();
-    loop {
-        let (buffer, _) = socket.recv_from_full()?;
-        let mut rest = &buffer[..];
-        while let Some((kind, body, next)) = split(rest) {
-            rest = next;
-            match kind {
-                NLMSG_DONE => return Ok(ids),
-                NLMSG_ERROR => return acknowledged(&buffer).map(|()| ids),
-                _ => {
-                    ids.extend(body.get(SOCKID_AT..SOCKID_AT + SOCKID).and_then(|id| <[u8; SOCKID]>::try_from(id).ok()))
-                }
-            }
-        }
-    }
+    rawnl::dump(socket, &all, |body| {
+        ids.extend(body.get(SOCKID_AT..SOCKID_AT + SOCKID).and_then(|id| <[u8; SOCKID]>::try_from(id).ok()));
+    })?;
+    Ok(ids)
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// With `struct inet_diag_req_v2`.
 fn request(kind: u16, flags: u16, family: u8, protocol: u8, id: &[u8; SOCKID]) -> Vec<u8> {
-    let length = (NLMSG_HEADER + 8 + SOCKID) as u32;
-    let mut m = Vec::with_capacity(length as usize);
-    m.extend(length.to_ne_bytes());
-    m.extend(kind.to_ne_bytes());
-    m.extend(flags.to_ne_bytes());
-    m.extend([0; 8]); // sequence and port
-    m.extend([family, protocol, 0, 0]);
-    m.extend(STATES.to_ne_bytes());
-    m.extend(id);
-    m
-}
-
-/// The type and body of the first message, and what follows it.
-fn split(buffer: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(buffer.get(..4)?.try_into().ok()?) as usize;
-    let kind = u16::from_ne_bytes(buffer.get(4..6)?.try_into().ok()?);
-    let body = buffer.get(NLMSG_HEADER..length)?;
-    let next = length.next_multiple_of(4).min(buffer.len());
-    Some((kind, body, &buffer[next..]))
-}
-
-fn acknowledged(buffer: &[u8]) -> io::Result<()> {
-    let code = split(buffer).and_then(|(_, body, _)| Some(i32::from_ne_bytes(body.get(..4)?.try_into().ok()?)));
-    match code {
-        Some(0) | None => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(-code)),
-    }
+    let mut body = vec![family, protocol, 0, 0];
+    body.extend(STATES.to_ne_bytes());
+    body.extend(id);
+    rawnl::message(kind, flags, &body)
 }
 
 fn cookie_of(id: &[u8; SOCKID]) -> u64 {

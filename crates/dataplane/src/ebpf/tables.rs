@@ -83,7 +83,7 @@ fn virtual_row(vni: u32, addr: IpAddr, kind: u8) -> (EndpointKey, Endpoint) {
     (EndpointKey { vni, addr: addr.into() }, Endpoint { kind, mac: mac_of(addr).0, ..Endpoint::default() })
 }
 
-pub(super) fn protocol_number(protocol: Protocol) -> u8 {
+pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,

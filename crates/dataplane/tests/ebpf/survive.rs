@@ -142,7 +142,7 @@ fn sockets_end_though_the_apply_fails() {
     let address = world.address("b", NET).into();
     world.networks.get_mut(&NET).unwrap().endpoints.get_mut(&address).unwrap().owner += 1;
     world.vip(NET, Ipv4Addr::new(10, 7, 105, 201), &["b"]);
-    crate::world::freeze(&world.nodes[0].pin_dir().join("services"));
+    crate::world::freeze(world.nodes[0].pin_dir(), "services");
     world.nodes[0].dataplane().apply(&world.plan(0)).unwrap_err();
     let said = held.say("gone").unwrap();
     assert!(said.starts_with("error"), "{said}");

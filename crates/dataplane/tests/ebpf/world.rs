@@ -471,10 +471,11 @@ pub fn cookie(netns: &str) -> u64 {
 
 /// Nobody but programs writes to this map any more.
 #[allow(unsafe_code, reason = "no wrapper knows BPF_MAP_FREEZE")]
-pub fn freeze(pin: &std::path::Path) {
+pub fn freeze(pin_dir: &std::path::Path, map: &str) {
     use std::os::fd::AsRawFd;
     const BPF_MAP_FREEZE: libc::c_long = 22;
-    let map = aya::maps::MapData::from_pin(pin).unwrap();
+    let dirs = fs::read_dir(pin_dir).unwrap().flatten().map(|e| e.path().join(map));
+    let map = aya::maps::MapData::from_pin(dirs.into_iter().find(|p| p.exists()).unwrap()).unwrap();
     let mut attr = [0_u32; 32];
     attr[0] = std::os::fd::AsFd::as_fd(map.fd()).as_raw_fd() as u32;
     // SAFETY: the attribute is longer than any kernel's, and zero but for the descriptor.
