@@ -38,6 +38,8 @@ pub struct Uplink {
     pub name: String,
     pub mtu: u32,
     pub addresses: BTreeSet<IpAddr>,
+    /// What the packet programs read. A tunnel of the network layer (WireGuard, PPP) has frames of another kind.
+    pub ethernet: bool,
     /// `docker_gwbridge`: containers come in by it to reach ports of their own node.
     pub gwbridge: bool,
 }
@@ -58,6 +60,7 @@ impl NodeAddresses {
                 name: link.name.clone(),
                 mtu: link.mtu,
                 addresses: BTreeSet::new(),
+                ethernet: link.ethernet,
                 gwbridge: link.name == GWBRIDGE,
             });
             uplink.addresses.insert(addr);

@@ -121,6 +121,24 @@ async fn a_container_has_no_other_address_than_its_own() {
     b.teardown().await.unwrap();
 }
 
+/// Programs that read Ethernet frames are kept from devices that have none.
+#[tokio::test]
+async fn devices_without_ethernet_have_no_program() {
+    let [(wa, ca), _b] = two().await;
+    ip(&wa.node, "tuntap add dev tun0 mode tun");
+    ip(&wa.node, "address add 198.51.100.1/24 dev tun0");
+    ip(&wa.node, "link set tun0 up");
+    let a = NodeNetwork::open(&ca).await.unwrap();
+    let number = |device: &str| ip(&wa.node, &format!("-o link show {device}")).split(':').next().unwrap().to_owned();
+    let programs: Vec<String> = std::fs::read_dir(ca.pin_dir.join("links"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(programs.contains(&format!("entry@{}", number("under0"))), "{programs:?}");
+    assert!(!programs.contains(&format!("entry@{}", number("tun0"))), "{programs:?}");
+    a.teardown().await.unwrap();
+}
+
 /// A packet of the tunnel on network 4097 with a datagram in it.
 fn wrapped(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
     let mut ip = vec![0x45, 0, 0, 33, 0, 1, 0, 0, 64, 17, 0, 0];

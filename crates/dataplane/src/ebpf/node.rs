@@ -71,7 +71,11 @@ impl Programs for Dataplane {
 
     fn set_node(&self, node: &NodeAddresses) -> Result<(), ProgramError> {
         let address = self.config.node_address;
-        let (bridges, uplinks): (Vec<_>, Vec<_>) = node.uplinks.iter().partition(|(_, u)| u.gwbridge);
+        let (ethernet, others): (Vec<_>, Vec<_>) = node.uplinks.iter().partition(|(_, u)| u.ethernet);
+        for (_, other) in others {
+            tracing::warn!(device = other.name, "no Ethernet: published ports are not served to who comes by it");
+        }
+        let (bridges, uplinks): (Vec<_>, Vec<_>) = ethernet.into_iter().partition(|(_, u)| u.gwbridge);
         let numbers = |devices: Vec<(&u32, &Uplink)>| devices.into_iter().map(|(index, _)| *index).collect();
         // Replies of forgotten flows leave by the first: the device that has the node's address.
         let mut uplinks = uplinks;
