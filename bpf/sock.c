@@ -17,6 +17,7 @@
 
 #define RESOLVER bpf_htonl(0x7f00000b) /* 127.0.0.11 */
 #define DOMAIN bpf_htons(53)
+#define PING_PROBE bpf_htons(1025)
 
 static __always_inline int is_resolver(const struct addr *a)
 {
@@ -94,6 +95,12 @@ static __always_inline int refuse(void)
 	return REFUSE;
 }
 
+/* iputils' ping asks the routes for its source: it connects a datagram socket to this port, and sends nothing there. */
+static __always_inline int is_probe(const struct bpf_sock_addr *ctx)
+{
+	return ctx->protocol == IPPROTO_UDP && ctx->user_port == PING_PROBE;
+}
+
 static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *dst)
 {
 	struct front front = { .addr = *dst };
@@ -117,7 +124,7 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 		return ALLOW;
 	}
 	if (!service->count)
-		return refuse();
+		return is_probe(ctx) ? ALLOW : refuse();
 	b = next(&front, service->count);
 	if (!b)
 		return refuse();

@@ -78,6 +78,10 @@ fn a_vip_without_backends_refuses_at_once() {
     world.apply();
     assert_eq!(world.order("a", &format!("get {VIP}:80 1")).lines(), ["error 111"]);
     assert_eq!(world.order("a", &format!("udp {VIP}:53 1")).lines(), ["error 111"]);
+    assert_eq!(world.order("a", &format!("probe {VIP}:53")).lines(), ["error 111"]);
+    // the network itself answers echo, and ping of iputils begins like this
+    assert_eq!(world.order("a", &format!("probe {VIP}:1025")).lines(), ["from 10.7.103.2"]);
+    assert!(world.ping("a", VIP));
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn child() {
         "get" => (0..words[2].parse().unwrap()).for_each(|_| get(addr)),
         "hold" => hold(addr),
         "serve-udp" => serve_udp(addr, words[2]),
+        "probe" => probe(addr),
         "udp" => udp(addr, words[2].parse().unwrap()),
         other => panic!("unknown order {other}"),
     }
@@ -139,5 +140,14 @@ fn udp(addr: SocketAddr, count: usize) {
             Ok((n, from)) => println!("{MARK}{} from {from}", String::from_utf8_lossy(&buffer[..n])),
             Err(e) => println!("{MARK}error {}", e.raw_os_error().unwrap_or(-1)),
         }
+    }
+}
+
+/// Only asks which source a datagram would have.
+fn probe(addr: SocketAddr) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    match socket.connect(addr).and_then(|()| socket.local_addr()) {
+        Ok(from) => println!("{MARK}from {}", from.ip()),
+        Err(e) => println!("{MARK}error {}", e.raw_os_error().unwrap_or(-1)),
     }
 }
