@@ -4,7 +4,7 @@
  * other container, or into the tunnel. On the ingress network only replies of published flows leave.
  */
 #include "answer.h"
-#include "mesh.h"
+#include "icmp.h"
 
 static __always_inline void remember(struct __sk_buff *skb, __u32 ifindex, struct link *l, struct endpoint *e,
 				     struct path *path, __u64 generation)
@@ -116,7 +116,7 @@ static __always_inline int from_container4(struct __sk_buff *skb, struct link *l
 	if (!owns(l, &src))
 		return drop(skb, l->vni, DROP_SPOOFED_ADDRESS);
 	if (l->ingress)
-		return mesh_from_task(skb, l->vni);
+		return ip->protocol == IPPROTO_ICMP ? icmp_out(skb, l->vni) : mesh_from_task(skb, l->vni);
 	if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == 0xffffffff)
 		return drop(skb, l->vni, DROP_MULTICAST);
 	return forward4(skb, l, &dst, generation);

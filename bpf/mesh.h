@@ -60,6 +60,7 @@ struct onward {
 #define TO_TASK 0
 #define TO_NODE (-2)
 #define TO_CLIENT (-3)
+#define ERROR_TO_CLIENT (-4)
 
 /* Zero, or the reason why the packet cannot belong to a published flow. */
 static __always_inline int mesh_parse(struct __sk_buff *skb, struct packet *p)
@@ -262,7 +263,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 
 /* ---- entry node, towards the client ----------------------------------------------------------------------------- */
 
-static __always_inline int mesh_leave(struct __sk_buff *skb, struct packet *p, __u32 ifindex, __u32 lo_ifindex)
+static __always_inline int mesh_leave(struct __sk_buff *skb, __u32 ifindex, __u32 lo_ifindex)
 {
 	__u8 none[2 * ETH_ALEN] = {};
 
@@ -328,7 +329,7 @@ static SEPARATE int mesh_reply_at_entry(struct __sk_buff *skb, struct packet *p,
 		/* Forgotten under pressure. The uplink is the best guess; loopback clients have no other way back. */
 		if (is_loopback(p->saddr) || !s->uplink_ifindex)
 			return drop(skb, vni, DROP_NO_FLOW);
-		return mesh_leave(skb, p, s->uplink_ifindex, s->lo_ifindex);
+		return mesh_leave(skb, s->uplink_ifindex, s->lo_ifindex);
 	}
 	origin = f->origin;
 	origin_port = f->origin_port;
@@ -336,7 +337,7 @@ static SEPARATE int mesh_reply_at_entry(struct __sk_buff *skb, struct packet *p,
 	if (p->proto == IPPROTO_TCP && !over)
 		mesh_close(p, &key, f, &origin, origin_port, 0);
 	rewrite(skb, p, 0, origin.w[3], origin_port);
-	return mesh_leave(skb, p, ifindex, s->lo_ifindex);
+	return mesh_leave(skb, ifindex, s->lo_ifindex);
 }
 
 /* What a task sends out of its ingress link: replies of recorded flows, nothing else. */

@@ -19,8 +19,8 @@ static __noinline int mesh_find(struct __sk_buff *skb, __u32 vni, struct onward 
 		return drop(skb, vni, reason);
 	if (bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)))
 		return drop(skb, vni, DROP_MALFORMED);
-	if (macs[7] == MAC_REPLY && !is_error)
-		return TO_CLIENT;
+	if (macs[7] == MAC_REPLY)
+		return is_error ? ERROR_TO_CLIENT : TO_CLIENT;
 	if (macs[7] != MAC_FORWARD && macs[7] != MAC_LATE)
 		return drop(skb, vni, DROP_INGRESS_ISOLATED);
 	on->late = macs[7] == MAC_LATE;
@@ -45,6 +45,8 @@ static __always_inline int mesh_from_tunnel(struct __sk_buff *skb, __u32 vni, co
 
 	if (found == TO_CLIENT)
 		return mesh_reply_at_entry(skb, &on.packet, vni);
+	if (found == ERROR_TO_CLIENT)
+		return icmp_leave(skb, vni);
 	return found == TO_TASK ? mesh_to_task(skb, &on) : found;
 }
 

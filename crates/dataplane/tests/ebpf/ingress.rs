@@ -141,6 +141,26 @@ fn an_idle_connection_outlives_every_timer() {
     }
 }
 
+/// Nobody listens at the task: its word reaches the client, as the entry node's.
+#[test]
+fn a_client_learns_that_nobody_takes_its_datagrams() {
+    let mut world = mesh();
+    world.publish(Protocol::Udp, PORT + 1, 3999, &["a"]);
+    world.apply();
+    for node in &world.nodes {
+        for (netns, to) in
+            [(&world.client(), node.address), (&node.netns, Ipv4Addr::LOCALHOST), (&node.netns, node.address)]
+        {
+            let socket = within(netns, || std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            socket.connect((to, PORT + 1)).unwrap();
+            socket.send(b"anybody?").unwrap();
+            let error = socket.recv(&mut [0; 10]).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{netns} to {to}");
+        }
+    }
+}
+
 /// More datagrams and half-open connections than there are places: connections keep theirs.
 #[test]
 fn a_flood_loses_no_idle_connection() {
