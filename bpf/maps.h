@@ -257,6 +257,20 @@ struct remap_key {
 	struct addr task;
 };
 
+/* A datagram that came in pieces: its ports are in the first one only. */
+struct piece_key {
+	__u32 saddr, daddr;
+	__u16 id;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct piece {
+	__u16 sport, dport;
+};
+
+#define PIECES 4096
+
 /* ---- counters --------------------------------------------------------------------------------------------------- */
 
 enum drop_reason {
@@ -345,6 +359,7 @@ MAP(udp_replies, BPF_MAP_TYPE_LRU_HASH, struct reply_key, struct reply, 32768, 0
 MAP(ended_replies, BPF_MAP_TYPE_LRU_HASH, struct reply_key, struct reply, ENDED, 0);
 MAP(remaps, BPF_MAP_TYPE_LRU_HASH, struct remap_key, __u16, 8192, 0);
 MAP(udp_remaps, BPF_MAP_TYPE_LRU_HASH, struct remap_key, __u16, 4096, 0);
+MAP(pieces, BPF_MAP_TYPE_LRU_HASH, struct piece_key, struct piece, PIECES, 0);
 MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, DROP_REASONS, 0);
 MAP(net_drops, BPF_MAP_TYPE_HASH, struct net_drop_key, __u64, 65536, BPF_F_NO_PREALLOC);
 MAP(traffic, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct counter, PATHS, 0);

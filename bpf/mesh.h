@@ -34,11 +34,12 @@
 #define REMAP_TRIES 16
 #define TCP_LISTENING 10
 #define LOOPBACK 1 /* its number in every namespace */
+#define USUAL_MTU 1450 /* of a container's link */
 
 struct packet {
 	__u32 saddr, daddr;
 	__u16 sport, dport;
-	__u32 l4; /* offset of the transport header */
+	__u32 l4; /* offset of the transport header; zero where another piece of the datagram has it */
 	__u8 proto;
 	__u8 tcp_flags;
 	__u16 pad;
@@ -62,6 +63,40 @@ struct onward {
 #define TO_CLIENT (-3)
 #define ERROR_TO_CLIENT (-4)
 
+/* A piece of a datagram. The first one, which usually comes first, leaves the ports for those that follow. */
+static SEPARATE int mesh_piece(struct __sk_buff *skb, struct packet *p)
+{
+	struct piece_key key = {};
+	struct piece *first, ports;
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) || ip.protocol != IPPROTO_UDP)
+		return DROP_FRAGMENT;
+	key.saddr = ip.saddr;
+	key.daddr = ip.daddr;
+	key.id = ip.id;
+	key.proto = ip.protocol;
+	if (ip.frag_off & bpf_htons(IP_OFFSET)) {
+		first = bpf_map_lookup_elem(&pieces, &key);
+		if (!first)
+			return DROP_FRAGMENT;
+		ports = *first;
+		p->l4 = 0;
+	} else {
+		p->l4 = ETH_HLEN + ip.ihl * 4;
+		if (bpf_skb_load_bytes(skb, p->l4, &ports, sizeof(ports)))
+			return DROP_MALFORMED;
+		bpf_map_update_elem(&pieces, &key, &ports, BPF_ANY);
+	}
+	p->tcp_flags = 0;
+	p->saddr = ip.saddr;
+	p->daddr = ip.daddr;
+	p->sport = ports.sport;
+	p->dport = ports.dport;
+	p->proto = ip.protocol;
+	return 0;
+}
+
 /* Zero, or the reason why the packet cannot belong to a published flow. */
 static __always_inline int mesh_parse(struct __sk_buff *skb, struct packet *p)
 {
@@ -73,7 +108,7 @@ static __always_inline int mesh_parse(struct __sk_buff *skb, struct packet *p)
 	if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_UDP)
 		return DROP_INGRESS_ISOLATED;
 	if (ip.frag_off & bpf_htons(IP_FRAGMENT))
-		return DROP_FRAGMENT;
+		return mesh_piece(skb, p);
 	p->l4 = ETH_HLEN + ip.ihl * 4;
 	if (bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)))
 		return DROP_MALFORMED;
@@ -115,11 +150,12 @@ static __always_inline void rewrite(struct __sk_buff *skb, struct packet *p, int
 	__u64 flags = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 
 	if (addr != old_addr) {
-		bpf_l4_csum_replace(skb, sum, old_addr, addr, flags | BPF_F_PSEUDO_HDR | 4);
+		if (p->l4)
+			bpf_l4_csum_replace(skb, sum, old_addr, addr, flags | BPF_F_PSEUDO_HDR | 4);
 		bpf_l3_csum_replace(skb, ETH_HLEN + offsetof(struct iphdr, check), old_addr, addr, 4);
 		bpf_skb_store_bytes(skb, addr_off, &addr, 4, 0);
 	}
-	if (port != old_port) {
+	if (p->l4 && port != old_port) {
 		bpf_l4_csum_replace(skb, sum, old_port, port, flags | 2);
 		bpf_skb_store_bytes(skb, port_off, &port, 2, 0);
 	}
@@ -204,6 +240,14 @@ static __always_inline __u16 remapped(const struct packet *p, struct reply_key *
 	return 0;
 }
 
+/* The transmit path drops what is larger than the device allows. Datagrams on loopback may be; those that need not have
+ * another way.
+ */
+static __always_inline int by_transmit(const struct __sk_buff *skb)
+{
+	return skb->gso_size || skb->len <= ETH_HLEN + USUAL_MTU;
+}
+
 /* Hands a client's packet to a task of this node. */
 static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 {
@@ -211,7 +255,7 @@ static SEPARATE int mesh_to_task(struct __sk_buff *skb, struct onward *on)
 	struct reply_key key = {};
 	struct reply *r, fresh = {};
 	__u16 client_port = p->sport;
-	int from_loopback = addr_is_zero(&on->remote) && skb->ifindex == LOOPBACK;
+	int from_loopback = addr_is_zero(&on->remote) && skb->ifindex == LOOPBACK && by_transmit(skb);
 	int last = 0;
 
 	key.task = on->task;

@@ -20,6 +20,7 @@
 
 #define PACKET_HOST 0
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset */
+#define IP_OFFSET 0x1fff
 
 static __always_inline struct addr addr4(__u32 v4)
 {

@@ -123,9 +123,11 @@ fn hold(addr: SocketAddr) {
 fn serve_udp(addr: SocketAddr, name: &str) {
     let socket = UdpSocket::bind(addr).unwrap();
     println!("{MARK}ready");
-    let mut buffer = [0; 2000];
-    while let Ok((_, from)) = socket.recv_from(&mut buffer) {
-        let _ = socket.send_to(format!("{name} sees {}", from.ip().to_canonical()).as_bytes(), from);
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok((size, from)) = socket.recv_from(&mut buffer) {
+        // as large as the question, where that is larger
+        let answer = format!("{:size$}", format!("{name} sees {}", from.ip().to_canonical()));
+        let _ = socket.send_to(answer.as_bytes(), from);
     }
 }
 

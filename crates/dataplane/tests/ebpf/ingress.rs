@@ -75,6 +75,28 @@ fn datagrams_too() {
     }
 }
 
+/// Larger than any packet: in pieces, both ways.
+#[test]
+fn large_datagrams_too() {
+    let world = mesh();
+    for node in &world.nodes {
+        for (netns, to) in
+            [(&world.client(), node.address), (&node.netns, node.address), (&node.netns, Ipv4Addr::LOCALHOST)]
+        {
+            let mut said = BTreeSet::new();
+            for size in [1400, 1460, 9000, 20000] {
+                for _ in 0..2 {
+                    let (answer, from) = servers::datagram_of(netns, (to, PORT), size).unwrap();
+                    assert_eq!((answer.len(), from), (size, to.into()), "{netns} to {to}");
+                    said.insert(answer.trim_end().to_owned());
+                }
+            }
+            let client = if *netns == world.client() { World::CLIENT } else { node.address.into() };
+            assert_eq!(said, both(client), "{netns} to {to}");
+        }
+    }
+}
+
 #[test]
 fn the_node_itself_reaches_it_by_localhost_and_by_its_address() {
     let world = mesh();

@@ -142,12 +142,17 @@ impl Conversation {
 
 /// One datagram from a socket of its own; the answer and where it came from.
 pub fn datagram(netns: &str, addr: impl Into<SocketAddr>) -> Result<(String, IpAddr), String> {
+    datagram_of(netns, addr, 5)
+}
+
+/// The same with one of this size.
+pub fn datagram_of(netns: &str, addr: impl Into<SocketAddr>, size: usize) -> Result<(String, IpAddr), String> {
     let addr = addr.into();
     within(netns, || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        socket.send_to(b"hello", addr).map_err(|e| e.to_string())?;
-        let mut buffer = [0; 200];
+        socket.send_to(&vec![b'x'; size], addr).map_err(|e| e.to_string())?;
+        let mut buffer = vec![0; 1 << 16];
         let (n, from) = socket.recv_from(&mut buffer).map_err(|e| e.to_string())?;
         Ok((String::from_utf8_lossy(&buffer[..n]).into_owned(), from.ip()))
     })
