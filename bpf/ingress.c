@@ -178,6 +178,10 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 		f = ended_flow(&key);
 		on->late = f || p->tcp_flags & TCP_RST;
 	}
+	if (f && f->side == SIDE_FOREIGN && !opens(p)) {
+		closes(p, &f->state, &f->closed, 1);
+		return PASS;
+	}
 	if (f) {
 		on->task = f->backend;
 		e = endpoint_of(service->vni, &on->task);
@@ -208,6 +212,15 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 	} else {
 		if ((p->proto == IPPROTO_UDP || !opens(p)) && socket_of_node(skb, p))
 			return PASS;
+		if (p->tcp_flags & TCP_SYN && !opens(p)) {
+			/* It answers a connection that is masqueraded here. No client of ours begins like this. */
+			fresh.side = SIDE_FOREIGN;
+			fresh.origin = key.client;
+			fresh.origin_port = p->sport;
+			fresh.ifindex = skb->ifindex;
+			begin_flow(&key, &fresh);
+			return PASS;
+		}
 		b = pick(&front, service, p);
 		if (!b)
 			return PASS;

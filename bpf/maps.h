@@ -213,6 +213,7 @@ enum flow_side {
 	SIDE_BOTH = 0,    /* the client is shown as it is */
 	SIDE_FORWARD = 1, /* by the client as it is */
 	SIDE_RETURN = 2,  /* by the client as it is shown */
+	SIDE_FOREIGN = 3, /* no client's: something behind the node connected with a published number as its own port */
 };
 
 struct flow {

@@ -344,6 +344,29 @@ fn a_process_of_the_node_is_not_taken_for_a_container() {
     }
 }
 
+/// Masquerading keeps the port that a container connects from, and it may be one that is published.
+#[test]
+fn a_containers_own_connection_may_have_a_published_port() {
+    let world = mesh();
+    world.egress("a", 2);
+    let (container, node, client) = (&world.containers["a"].netns, &world.nodes[0].netns, world.client());
+    run(&format!("ip netns exec {node} busybox sysctl -q -w net.ipv4.ip_forward=1"));
+    run(&format!("ip netns exec {node} nft add table ip t"));
+    run(&format!("ip netns exec {node} nft add chain ip t c {{ type nat hook postrouting priority srcnat; }}"));
+    run(&format!("ip netns exec {node} nft add rule ip t c ip saddr 172.18.0.0/16 oifname eth0 masquerade"));
+    servers::tcp(&client, "outside", 7000);
+    for _ in 0..2 {
+        let to = SocketAddr::from(([192, 168, 77, 100], 7000));
+        let mut out = Conversation::on(within(container, || connect_from(([172, 18, 0, 2], PORT).into(), to)));
+        assert_eq!(out.greeting, format!("outside sees {}", world.nodes[0].address));
+        for round in ["one", "two"] {
+            assert_eq!(out.say(round).unwrap(), format!("outside echoes {round}"));
+        }
+        assert!(servers::get(&client, (world.nodes[0].address, PORT)).is_ok());
+        out.reset();
+    }
+}
+
 /// The same client port towards several nodes lands on one task: the task must see two connections, not one.
 #[test]
 fn one_client_port_through_several_nodes() {

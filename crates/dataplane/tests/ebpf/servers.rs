@@ -134,6 +134,11 @@ impl Conversation {
         }
     }
 
+    /// Leaves nothing behind, so that its numbers can be used again.
+    pub fn reset(self) {
+        socket2::SockRef::from(self.reader.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     pub fn say(&mut self, line: &str) -> std::io::Result<String> {
         writeln!(self.reader.get_mut(), "{line}")?;
         self.read()
