@@ -38,7 +38,7 @@ const UNSETTLED: Duration = Duration::from_secs(1);
 /// or became due since is looked at then.
 pub fn reconcile(tx: &mut Tx, ctx: &mut Ctx<'_>, known: Option<&Outlook>) -> Outlook {
     let known = known.filter(|k| k.unsettled.is_none());
-    let mut outlook = known.cloned().unwrap_or_default();
+    let mut outlook = Outlook { made_at: ctx.now, ..known.cloned().unwrap_or_default() };
     for _ in 0..MAX_ROUNDS {
         let before = tx.writes();
         let scope = Scope::of(tx, known, ctx.now);

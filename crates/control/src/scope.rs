@@ -18,6 +18,8 @@ pub struct Outlook {
     pub(crate) services: BTreeMap<ServiceId, Timestamp>,
     /// Of the tasks of nodes that are down.
     pub(crate) orphans: Option<Timestamp>,
+    /// When the pass was made: times of a clock that has been set back since say nothing.
+    pub(crate) made_at: Timestamp,
     /// The pass ended before the state was settled: the next one is to look at everything, at this time.
     pub(crate) unsettled: Option<Timestamp>,
 }
@@ -38,7 +40,7 @@ pub(crate) enum Scope {
 impl Scope {
     /// `known` is the outlook of the pass that left what `tx` started from.
     pub(crate) fn of(tx: &Tx, known: Option<&Outlook>, now: Timestamp) -> Self {
-        let Some(known) = known.filter(|k| k.unsettled.is_none()) else { return Self::Everything };
+        let Some(known) = known.filter(|k| k.unsettled.is_none() && k.made_at <= now) else { return Self::Everything };
         let (mut nodes, mut tasks) = (BTreeSet::new(), BTreeSet::new());
         let mut services: BTreeSet<ServiceId> =
             known.services.iter().filter(|(_, due)| **due <= now).map(|(id, _)| id.clone()).collect();

@@ -9,9 +9,9 @@ mod restart;
 pub(crate) mod slot;
 mod update;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use malha_model::{Availability, Kind, Node, NodeState, Service, Task, TaskId, TaskState};
+use malha_model::{Availability, Kind, Node, NodeState, Service, Task, TaskId, TaskState, Timestamp};
 use malha_store::{State, Tx};
 
 pub use self::dirty::is_dirty;
@@ -67,7 +67,7 @@ fn orchestrate(
     refresh(tx, &mut slots);
     update::step(tx, ctx, wake, service, &slots);
     refresh(tx, &mut slots);
-    restart::start_ready(tx, ctx, wake, &slots);
+    restart::start_ready(tx, ctx, wake, service, &slots);
     for task in reaper::beyond_history(tx, service, &slots, rules.history) {
         tx.delete(Kind::Task, &task.id);
     }
@@ -91,6 +91,12 @@ fn set_desired(tx: &mut Tx, task: &Task, desired: TaskState) {
 /// The node cannot keep service tasks: gone, down or drained.
 fn is_lost(node: Option<&Node>) -> bool {
     node.is_none_or(|n| n.status.state == NodeState::Down || n.spec.availability == Availability::Drain)
+}
+
+/// Whether a wait of `length` that ends at `until` is still on. Clocks differ from leader to leader and may be set back: a
+/// wait that has more than twice its length to go was begun by another clock, and is over.
+fn still_waits(now: Timestamp, until: Timestamp, length: Duration) -> bool {
+    now < until && until.since(now) <= length * 2
 }
 
 fn node_of<'a>(state: &'a State, task: &Task) -> Option<&'a Node> {

@@ -8,6 +8,7 @@ use malha_store::{State, Tx};
 use super::{
     Rules, constraints, is_dirty, is_lost, node_of, set_desired,
     slot::{self, Key, Slot, Slots},
+    still_waits,
 };
 use crate::{Ctx, reconcile::Wake, scheduler::constraint::node_matches};
 
@@ -25,7 +26,8 @@ pub(crate) fn replace_ended(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, s
                 continue;
             }
             // One that ended while it got ready keeps its turn: the delay before it is the pace of a crash loop.
-            if task.desired_state == TaskState::Ready && !evicted && task.start_after.is_some_and(|at| ctx.now < at) {
+            let waits = task.start_after.is_some_and(|at| still_waits(ctx.now, at, delay(service)));
+            if task.desired_state == TaskState::Ready && !evicted && waits {
                 continue;
             }
             if let Some(text) = why.and_then(Evicted::text).filter(|_| !task.status.state.is_terminal()) {
@@ -101,16 +103,11 @@ fn explain(tx: &mut Tx, ctx: &Ctx<'_>, task: &Task, err: &str) {
 }
 
 fn replacement(ctx: &mut Ctx<'_>, service: &Service, key: &Key, slot: &Slot, old: &Task, evicted: bool) -> Task {
-    let policy = policy(service);
     let mut new = slot::new_task(ctx, service, key, Some(slot));
-    let delay = match policy.delay {
-        _ if evicted => Duration::ZERO,
-        Some(nanos) => Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)),
-        None => defaults::RESTART_DELAY,
-    };
+    let delay = if evicted { Duration::ZERO } else { delay(service) };
     new.desired_state = TaskState::Ready;
     new.start_after = Some(ctx.now.plus(delay));
-    if let Some(max) = limit(&policy) {
+    if let Some(max) = limit(&policy(service)) {
         if old.spec_version == new.spec_version {
             new.restarts = old.restarts.clone();
         }
@@ -123,14 +120,22 @@ fn replacement(ctx: &mut Ctx<'_>, service: &Service, key: &Key, slot: &Slot, old
     new
 }
 
-/// A slot in which nothing is to run and which the restart policy leaves at that, until the service is updated.
+/// A slot in which nothing is to run and which the restart policy leaves at that. Only an update of what its task was
+/// made from brings it back.
 pub(crate) fn stays_dead(service: &Service, slot: &Slot) -> bool {
-    let current = slot.newest().filter(|t| t.spec_version == service.spec_version);
-    !slot.is_runnable() && current.is_some_and(|t| !may_restart(service, t))
+    !slot.is_runnable() && slot.newest().is_some_and(|t| !may_restart(service, t))
 }
 
 fn policy(service: &Service) -> RestartPolicy {
     service.spec.task_template.restart_policy.clone().unwrap_or_default()
+}
+
+/// Between the end of a task and the start of its replacement.
+fn delay(service: &Service) -> Duration {
+    match policy(service).delay {
+        Some(nanos) => Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)),
+        None => defaults::RESTART_DELAY,
+    }
 }
 
 /// Most attempts that the policy allows; none where it does not limit them.
@@ -147,25 +152,23 @@ fn may_restart(service: &Service, task: &Task) -> bool {
         _ => {}
     }
     let by_itself = matches!(state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
-    let Some(max) = limit(&policy).filter(|_| by_itself && task.spec_version == service.spec_version) else {
-        return true;
-    };
+    let Some(max) = limit(&policy).filter(|_| by_itself) else { return true };
     let window = policy.window.and_then(|w| u64::try_from(w).ok()).filter(|w| *w > 0).map(Duration::from_nanos);
     let recent = |at: &&Timestamp| window.is_none_or(|w| task.state_at.since(**at) <= w);
     (task.restarts.iter().filter(recent).count() as u64) < max
 }
 
 /// READY tasks may run once their delay is over and what was in their slot has stopped.
-pub(crate) fn start_ready(tx: &mut Tx, ctx: &Ctx<'_>, wake: &mut Wake, slots: &Slots) {
+pub(crate) fn start_ready(tx: &mut Tx, ctx: &Ctx<'_>, wake: &mut Wake, service: &Service, slots: &Slots) {
     for slot in slots.values() {
         for task in slot.runnable().filter(|t| t.desired_state == TaskState::Ready) {
             let from = task.start_after.unwrap_or(task.meta.created_at);
-            if ctx.now < from {
+            if still_waits(ctx.now, from, delay(service)) {
                 wake.at(from);
                 continue;
             }
             let patience = from.plus(STOP_PATIENCE);
-            if ctx.now < patience && has_stopping_predecessor(tx, slot) {
+            if still_waits(ctx.now, patience, STOP_PATIENCE) && has_stopping_predecessor(tx, slot) {
                 wake.at(patience);
                 continue;
             }

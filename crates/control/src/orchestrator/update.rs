@@ -11,8 +11,9 @@ use malha_model::{
 use malha_store::Tx;
 
 use super::{
-    is_dirty, node_of, set_desired,
+    global, is_dirty, node_of, restart, set_desired,
     slot::{self, Key, Slot, Slots},
+    still_waits,
 };
 use crate::{Ctx, reconcile::Wake};
 
@@ -72,10 +73,23 @@ fn retire_replaced(tx: &mut Tx, service: &Service, slot: &Slot) {
     }
 }
 
-/// Something dirty is to run in the slot and nothing newer is on its way. A paused global node keeps what it has.
+/// Something dirty is to run in the slot, or ended there for good, and nothing newer is on its way. A paused global node
+/// keeps what it has.
 fn needs_update(tx: &Tx, service: &Service, slot: &Slot) -> bool {
     let paused = |t: &Task| t.slot == 0 && node_of(tx, t).is_some_and(|n| n.spec.availability == Availability::Pause);
-    slot.is_runnable() && slot.runnable().all(|t| is_dirty(service, t, node_of(tx, t)) && !paused(t))
+    if slot.is_runnable() {
+        return slot.runnable().all(|t| is_dirty(service, t, node_of(tx, t)) && !paused(t));
+    }
+    let ended = slot.newest().filter(|_| restart::stays_dead(service, slot));
+    ended.is_some_and(|t| is_outdated(tx, service, t) && !paused(t))
+}
+
+/// As `is_dirty`, for a task that has ended: its node matters only to new constraints, and where a new one would run.
+fn is_outdated(tx: &Tx, service: &Service, task: &Task) -> bool {
+    let node = node_of(tx, task);
+    let moved = service.spec.task_template.placement != task.spec.placement;
+    let place = task.slot != 0 || node.is_some_and(|n| global::fits(service, n));
+    place && is_dirty(service, task, node.filter(|_| moved))
 }
 
 fn replace(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, key: &Key, slot: &Slot, config: &UpdateConfig) {
@@ -98,7 +112,7 @@ fn made_by_update(tx: &Tx, service: &Service) -> Vec<Arc<Task>> {
 fn is_busy(task: &Task, delay: Duration, now: Timestamp, wake: &mut Wake) -> bool {
     match task.started_at {
         None => task.desired_state <= TaskState::Running,
-        Some(at) if at.plus(delay) > now => {
+        Some(at) if still_waits(now, at.plus(delay), delay) => {
             wake.at(at.plus(delay));
             true
         }
@@ -129,7 +143,7 @@ fn settled(made: &[Arc<Task>], config: &UpdateConfig, now: Timestamp, wake: &mut
     for task in made {
         match task.started_at {
             None => all &= task.desired_state > TaskState::Running,
-            Some(at) if at.plus(monitor) > now => {
+            Some(at) if still_waits(now, at.plus(monitor), monitor) => {
                 wake.at(at.plus(monitor));
                 all = false;
             }

@@ -69,6 +69,41 @@ fn a_failed_task_is_replaced_after_the_delay() {
     assert_eq!(w.running(&id), 1);
 }
 
+/// The clock was set back, or the next leader's is behind.
+fn an_hour_back(w: &mut World) {
+    w.now = Timestamp(w.now.0 - 3_600_000_000_000);
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_nothing_from_starting() {
+    let mut w = World::new(1);
+    let id = web(&mut w, 1, |_| {});
+    let old = w.wanted(&id).remove(0);
+    w.report(&old, TaskState::Failed);
+    assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Ready);
+    an_hour_back(&mut w);
+    w.pass(secs(0));
+    assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Running);
+    // nor one that waits for its predecessor
+    w.settle();
+    w.update(&id, |s| s.task_template.force_update += 1);
+    an_hour_back(&mut w);
+    w.pass(secs(0));
+    assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Running);
+}
+
+#[test]
+fn clocks_that_differ_a_little_cut_no_wait_short() {
+    let mut w = World::new(1);
+    let id = web(&mut w, 1, |s| restart(s, |r| r.delay = Some(0)));
+    w.update(&id, |s| s.task_template.force_update += 1);
+    w.now = Timestamp(w.now.0 - 50_000_000);
+    w.pass(secs(0));
+    assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Ready, "its predecessor still runs");
+    w.settle();
+    assert_eq!(w.running(&id), 1);
+}
+
 #[test]
 fn history_keeps_five_tasks_of_a_slot() {
     let mut w = World::new(1);
@@ -101,10 +136,58 @@ fn conditions_decide_whether_a_task_returns() {
         w.report(&task, state);
         w.settle();
         assert_eq!(w.running(&id), if returns { 2 } else { 1 }, "{condition} {state}");
-        w.update(&id, |s| replicas(s, 2));
+        let ended = if returns { 0 } else { 1 };
+        w.update(&id, |s| {
+            replicas(s, 3);
+            s.labels.insert("k".into(), "v".into());
+        });
         w.settle();
-        assert_eq!(w.running(&id), 2, "an update revives what ended for good");
+        assert_eq!(w.running(&id), 3 - ended, "what ended for good is not run again for another number or label");
+        w.update(&id, |s| s.task_template.force_update += 1);
+        w.settle();
+        assert_eq!(w.running(&id), 3, "an update of its tasks revives what ended for good");
     }
+}
+
+#[test]
+fn a_global_task_that_ended_for_good_is_not_run_again_by_a_label() {
+    let mut w = World::new(2);
+    let id = w.create(service_spec("all", |s| {
+        global(s);
+        restart(s, |r| r.condition = "none".into());
+    }));
+    w.settle();
+    let task = w.wanted(&id).remove(0);
+    w.report(&task, TaskState::Complete);
+    w.settle();
+    w.update(&id, |s| drop(s.labels.insert("k".into(), "v".into())));
+    w.settle();
+    assert_eq!(w.running(&id), 1);
+    w.update(&id, |s| s.task_template.force_update += 1);
+    w.settle();
+    assert_eq!(w.running(&id), 2);
+}
+
+#[test]
+fn attempts_that_are_used_up_stay_so_until_the_tasks_are_updated() {
+    let mut w = World::new(1);
+    let id = web(&mut w, 1, |s| {
+        restart(s, |r| {
+            r.delay = Some(0);
+            r.max_attempts = Some(1);
+        });
+    });
+    for _ in 0..2 {
+        let task = w.wanted(&id).remove(0);
+        w.report(&task, TaskState::Failed);
+        w.settle();
+    }
+    w.update(&id, |s| replicas(s, 2));
+    w.settle();
+    assert_eq!(w.running(&id), 1, "the new one");
+    w.update(&id, |s| s.task_template.force_update += 1);
+    w.settle();
+    assert_eq!(w.running(&id), 2);
 }
 
 #[test]

@@ -35,6 +35,21 @@ fn quiet(w: &mut World) {
 }
 
 #[test]
+fn an_update_goes_on_though_the_clock_is_set_back() {
+    let (mut w, id) = world(2, |c| c.delay = 10_000_000_000);
+    w.update(&id, |s| image(s, "hello:2"));
+    quiet(&mut w);
+    assert_eq!(new_ones(&w, &id), 1, "it waits for the delay");
+    w.now = Timestamp(w.now.0 - 3_600_000_000_000);
+    w.pass(secs(0));
+    quiet(&mut w);
+    assert_eq!(new_ones(&w, &id), 2);
+    w.now = Timestamp(w.now.0 - 3_600_000_000_000);
+    w.pass(secs(0));
+    assert_eq!(status(&w, &id).0, UpdateState::Completed);
+}
+
+#[test]
 fn one_after_the_other_by_default_stopping_first() {
     let (mut w, id) = world(3, |_| {});
     assert_eq!(w.service(&id).update_status, None, "a new service has none");
