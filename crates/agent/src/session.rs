@@ -65,6 +65,14 @@ enum Ended {
     Protocol(String),
 }
 
+/// What a session does next.
+enum Turn {
+    Beat,
+    Hear(Option<ManagerMessage>),
+    Speak,
+    Lines(AgentMessage),
+}
+
 impl Ended {
     /// Managers refuse a session only where the node is not of their swarm (any more).
     fn is_removal(&self) -> bool {
@@ -188,33 +196,38 @@ impl Session {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let (outbox, renew) = (self.outbox.clone(), self.renew.clone());
+        // whatever comes in, the beat goes out; what is to be said and what comes in take turns
+        let mut spoke = false;
         loop {
-            let next = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                message = rx.recv() => {
+                () = renew.notified() => return Ended::Renewed,
+                _ = beat.tick() => Turn::Beat,
+                () = outbox.filled(), if !spoke => Turn::Speak,
+                message = rx.recv() => Turn::Hear(message),
+                () = outbox.filled() => Turn::Speak,
+                Some(lines) = self.logs.recv() => Turn::Lines(lines),
+            };
+            spoke = matches!(turn, Turn::Speak);
+            let next = match turn {
+                Turn::Hear(None) => return Ended::Lost(addr.to_owned()),
+                Turn::Hear(Some(ManagerMessage::Redirect { leader, managers })) => {
+                    self.learn(managers);
+                    return Ended::Redirected(addr.to_owned(), leader);
+                }
+                Turn::Hear(Some(message)) => {
                     heard = Instant::now();
-                    match message {
-                        Some(ManagerMessage::Redirect { leader, managers }) => {
-                            self.learn(managers);
-                            return Ended::Redirected(addr.to_owned(), leader);
-                        }
-                        Some(message) => self.take(message).await,
-                        None => return Ended::Lost(addr.to_owned()),
-                    }
+                    self.take(message).await;
                     continue;
                 }
-                () = renew.notified() => return Ended::Renewed,
-                _ = beat.tick() => {
-                    if heard.elapsed() > patience {
-                        return Ended::Silent(addr.to_owned());
-                    }
-                    vec![AgentMessage::Heartbeat]
-                }
-                () = outbox.filled() => {
+                // what waits to be read was said in time
+                Turn::Beat if heard.elapsed() > patience && rx.is_empty() => return Ended::Silent(addr.to_owned()),
+                Turn::Beat => vec![AgentMessage::Heartbeat],
+                Turn::Speak => {
                     sleep(GATHER).await;
                     outbox.take()
                 }
-                Some(lines) = self.logs.recv() => vec![lines],
+                Turn::Lines(lines) => vec![lines],
             };
             // a peer that takes nothing is as gone as one that says nothing
             for message in next {
@@ -238,5 +251,66 @@ impl Session {
                 self.events.send(Event::Message(message)).await.ok();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use malha_kit::Tasks;
+    use malha_model::{NodeDescription, TaskState, TaskStatus};
+    use malha_simnet::{Latency, SimNet};
+    use malha_wire::Peer;
+
+    use super::*;
+    use crate::testing::ScriptedExecutor;
+
+    fn session(events: mpsc::Sender<Event>, outbox: Arc<Outbox>) -> Session {
+        let peer = Peer { node: "n".into(), role: Role::Worker, cluster: "c".into() };
+        let net = SimNet::new(Latency::default(), Rng::from_seed(1));
+        Session {
+            data_path_addr: IpAddr::from([10, 9, 0, 1]),
+            executor: Arc::new(ScriptedExecutor::new("n".into(), NodeDescription::default())),
+            connector: Arc::new(net.connector(peer)),
+            outbox,
+            events,
+            logs: mpsc::channel(1).1,
+            managers: watch::channel(BTreeMap::new()).0,
+            seeds: watch::channel(Vec::new()).1,
+            role: watch::channel(None).0,
+            link: watch::channel(Link::Connecting { error: None }).0,
+            renew: Arc::default(),
+            rng: Rng::from_seed(1),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_from_the_manager_holds_neither_heartbeats_nor_statuses_up() {
+        let (events, mut taken) = mpsc::channel(1);
+        let outbox = Arc::new(Outbox::default());
+        let mut session = session(events, outbox.clone());
+        let (to_agent, rx) = mpsc::channel(10_000);
+        let (tx, mut said) = mpsc::channel(100);
+        for _ in 0..10_000 {
+            to_agent.try_send(ManagerMessage::LogMore { subscription: 1 }).unwrap();
+        }
+        let tasks = Tasks::new();
+        // what is heard takes a millisecond each
+        tasks.spawn("core", async move {
+            while taken.recv().await.is_some() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        tasks.spawn("pump", async move {
+            session.pump("m", Duplex { tx, rx }, Duration::from_millis(500)).await;
+        });
+        sleep(Duration::from_millis(100)).await;
+        outbox.status("t".into(), TaskStatus { state: TaskState::Failed, ..TaskStatus::default() });
+        sleep(Duration::from_millis(20)).await;
+        assert!(matches!(said.try_recv(), Ok(AgentMessage::TaskStatus(_))));
+        sleep(Duration::from_millis(2000)).await;
+        let beats = std::iter::from_fn(|| said.try_recv().ok()).filter(|m| *m == AgentMessage::Heartbeat).count();
+        assert_eq!(beats, 4);
+        tasks.shutdown().await;
+        drop(to_agent);
     }
 }
