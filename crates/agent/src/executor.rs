@@ -53,7 +53,10 @@ pub trait Executor: Send + Sync + 'static {
     async fn description(&self) -> NodeDescription;
     /// Makes names and maps reflect `networks`; returns once they do. The whole state each time.
     async fn apply_networks(&self, networks: Arc<NodeNetworks>) -> Result<(), TaskError>;
-    /// Image, network sandbox, container: everything but the process. Views and task are in force by
+    /// Makes the task's image be here. It may take long, and nobody else waits for it meanwhile: how many do so at once is
+    /// for the executor to say. Dropped where the task is told to stop.
+    async fn fetch(&self, task: Arc<Task>) -> Result<(), TaskError>;
+    /// Network sandbox and container, of the image that is here: everything but the process. Views and task are in force by
     /// [`Executor::apply_networks`] before. Dropped where the task is told to stop meanwhile; `stop` and `remove` then
     /// find whatever it had made. `start` likewise.
     async fn prepare(&self, task: Arc<Task>) -> Result<ContainerStatus, TaskError>;

@@ -35,6 +35,14 @@ pub(crate) struct Shared {
     pub rng: Rng,
 }
 
+impl Shared {
+    async fn in_slot<T>(&self, job: impl Future<Output = T>) -> T {
+        // never closed
+        let _slot = self.slots.acquire().await;
+        job.await
+    }
+}
+
 /// More at once only make each slower.
 pub(crate) const SLOTS: usize = 16;
 
@@ -120,27 +128,26 @@ impl Worker {
         }
     }
 
-    /// Runs `job` in one of the node's slots unless the task is told to stop meanwhile.
     async fn unless_stopped<T>(
         &mut self,
         job: impl Future<Output = Result<T, TaskError>>,
     ) -> Option<Result<T, TaskError>> {
-        let shared = self.shared.clone();
-        let in_slot = async {
-            // never closed
-            let _slot = shared.slots.acquire().await;
-            job.await
-        };
         tokio::select! {
             biased;
             () = to_stop(&mut self.orders) => None,
-            done = in_slot => Some(done),
+            done = job => Some(done),
         }
     }
 
+    /// An image takes its time and no slot.
     async fn prepare(&mut self, task: Arc<Task>) {
-        let executor = self.shared.executor.clone();
-        match self.unless_stopped(executor.prepare(task.clone())).await {
+        let shared = self.shared.clone();
+        let executor = shared.executor.clone();
+        let prepared = async {
+            executor.fetch(task.clone()).await?;
+            shared.in_slot(executor.prepare(task.clone())).await
+        };
+        match self.unless_stopped(prepared).await {
             None => {}
             Some(Ok(container)) => {
                 self.prepared = true;
@@ -157,8 +164,8 @@ impl Worker {
     }
 
     async fn start(&mut self, task: Arc<Task>) {
-        let executor = self.shared.executor.clone();
-        match self.unless_stopped(executor.start(task)).await {
+        let shared = self.shared.clone();
+        match self.unless_stopped(shared.in_slot(shared.executor.start(task))).await {
             None => {}
             Some(Ok(started)) => {
                 self.status.container = Some(started.status);

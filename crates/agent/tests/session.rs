@@ -11,9 +11,9 @@ use malha_agent::{
 };
 use malha_kit::{Rng, Tasks, TokioClock, watch};
 use malha_model::{
-    AgentMessage, ApiError, ApiResult, Code, ControlRequest, ControlResponse, LogOptions, LogSelector, ManagerMessage,
-    Network, NetworkAttachment, NetworkDelta, NetworkView, NodeDescription, NodeId, Role, ServiceId, Task, TaskId,
-    TaskState, TaskStatus, Timestamp,
+    AgentMessage, ApiError, ApiResult, Code, ContainerSpec, ControlRequest, ControlResponse, LogOptions, LogSelector,
+    ManagerMessage, Network, NetworkAttachment, NetworkDelta, NetworkView, NodeDescription, NodeId, Role, ServiceId,
+    Task, TaskId, TaskState, TaskStatus, Timestamp,
 };
 use malha_simnet::{Latency, SimNet};
 use malha_wire::{Duplex, IssueRequest, IssueResponse, LogReceiver, ManagerService, Peer};
@@ -224,6 +224,26 @@ async fn a_task_that_cannot_be_prepared_is_rejected() {
     let mut m = w.greet(vec![], vec![task("t")]).await;
     let rejected = m.state("t", TaskState::Rejected).await;
     assert_eq!((rejected.err.as_str(), rejected.message.as_str()), ("No such image: nope:latest", "preparing"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_take_long_hold_no_other_task_up() {
+    let mut w = world();
+    w.executor.script_image("huge", Script { fetch: Duration::from_secs(600), ..Script::default() });
+    let huge = |n: u32| {
+        let container = ContainerSpec { image: "huge".into(), ..ContainerSpec::default() };
+        let mut task = task(&format!("huge{n}"));
+        task.spec.container_spec = Some(container);
+        task
+    };
+    let mut m = w.greet(vec![], (0..20).map(huge).collect()).await;
+    m.state("huge19", TaskState::Preparing).await;
+    sleep(Duration::from_millis(100)).await;
+    m.send(ManagerMessage::Tasks { changed: vec![task("small")], removed: vec![] }).await;
+    m.state("small", TaskState::Running).await;
+    let changed = vec![Task { desired_state: TaskState::Shutdown, ..huge(0) }];
+    m.send(ManagerMessage::Tasks { changed, removed: vec![] }).await;
+    m.state("huge0", TaskState::Shutdown).await;
 }
 
 #[tokio::test(start_paused = true)]

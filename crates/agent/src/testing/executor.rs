@@ -19,6 +19,7 @@ use crate::executor::{Executor, Exit, Found, NodeNetworks, Started, TaskError};
 #[derive(Clone, Debug)]
 pub struct Script {
     pub apply: Duration,
+    pub fetch: Duration,
     pub prepare: Duration,
     pub start: Duration,
     /// From the stop signal to the end.
@@ -33,6 +34,7 @@ impl Default for Script {
     fn default() -> Self {
         Self {
             apply: Duration::from_millis(2),
+            fetch: Duration::ZERO,
             prepare: Duration::from_millis(20),
             start: Duration::from_millis(10),
             stop: Duration::from_millis(10),
@@ -174,6 +176,14 @@ impl Executor for ScriptedExecutor {
         let pause = self.machine.state.lock().script.apply;
         sleep(pause).await;
         self.machine.state.lock().networks = Some(networks);
+        Ok(())
+    }
+
+    async fn fetch(&self, task: Arc<Task>) -> Result<(), TaskError> {
+        let pause = self.script_of(&task).fetch;
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The agent's hands: tasks of services as containers of this node, wired into their networks.
 
 mod host_config;
-mod image;
+pub(crate) mod image;
 mod options;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -30,6 +30,7 @@ pub(crate) struct NodeExecutor {
     pub(crate) config: Arc<Config>,
     pub(crate) runtime: Runtime,
     pub(crate) net: Arc<NodeNet>,
+    pub(crate) pulls: image::Pulls,
     /// The swarm's root, shown with the node.
     pub(crate) trust: Option<TlsInfo>,
 }
@@ -105,6 +106,19 @@ fn container_spec(task: &Task) -> Result<&ContainerSpec, TaskError> {
     task.spec.container_spec.as_ref().ok_or_else(|| TaskError("task has no container spec".into()))
 }
 
+fn check_binds(spec: &ContainerSpec) -> Result<(), TaskError> {
+    for mount in spec.mounts.iter().filter(|m| m.kind == "bind") {
+        let create = mount.bind_options.as_ref().is_some_and(|o| o.create_mountpoint);
+        if !create && !Path::new(&mount.source).exists() {
+            return Err(TaskError(format!(
+                "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                mount.source
+            )));
+        }
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Executor for NodeExecutor {
     async fn description(&self) -> NodeDescription {
@@ -115,21 +129,20 @@ impl Executor for NodeExecutor {
         self.net.apply(networks).await.map_err(failed)
     }
 
+    async fn fetch(&self, task: Arc<Task>) -> Result<(), TaskError> {
+        let spec = container_spec(&task)?;
+        if self.container_of(&task.id).is_some() {
+            return Ok(());
+        }
+        check_binds(spec)?;
+        self.pulls.ensure(&self.runtime, &spec.image, task.registry_auth.as_deref()).await
+    }
+
     async fn prepare(&self, task: Arc<Task>) -> Result<ContainerStatus, TaskError> {
         let spec = container_spec(&task)?;
         if let Some(existing) = self.container_of(&task.id) {
             return Ok(status_of(&existing));
         }
-        for mount in spec.mounts.iter().filter(|m| m.kind == "bind") {
-            let create = mount.bind_options.as_ref().is_some_and(|o| o.create_mountpoint);
-            if !create && !Path::new(&mount.source).exists() {
-                return Err(TaskError(format!(
-                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                    mount.source
-                )));
-            }
-        }
-        image::ensure(&self.runtime, &spec.image, task.registry_auth.as_deref()).await?;
         let values = Values::of(&task, &self.node, &host::description(&self.config));
         let wired = self.net.wire(wire_request(&task, spec, &values)?).await.map_err(failed)?;
         match self.create(&task, spec, &values, wired).await {

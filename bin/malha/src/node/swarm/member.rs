@@ -20,7 +20,7 @@ use super::{
     saved::Saved,
 };
 use crate::node::{
-    executor::{NodeExecutor, TASK_LABEL},
+    executor::{NodeExecutor, TASK_LABEL, image::Pulls},
     network::Underlay,
 };
 
@@ -68,6 +68,7 @@ impl Member {
             config: deps.config.clone(),
             runtime: deps.runtime.clone(),
             net: deps.net.clone(),
+            pulls: Pulls::default(),
             trust: tls.trust().tls_info().ok(),
         };
         let agent = Agent::start(
