@@ -1,7 +1,5 @@
 //! Failures of consensus as the errors that requests are answered with.
 
-use std::convert::Infallible;
-
 use malha_consensus::{MemberError, UpdateError};
 use malha_model::{ApiError, Code};
 
@@ -19,15 +17,6 @@ pub(crate) fn update(error: UpdateError<ApiError>) -> ApiError {
         UpdateError::Timeout => ApiError::rpc(Code::DeadlineExceeded, "context deadline exceeded"),
         UpdateError::Storage { error, .. } => ApiError::internal(error),
         UpdateError::Stopped => ApiError::rpc(Code::Unavailable, "this manager is stopping"),
-    }
-}
-
-/// Whether the same again may succeed while this manager leads.
-pub(crate) fn may_pass(error: &UpdateError<Infallible>) -> bool {
-    match error {
-        UpdateError::Timeout | UpdateError::Storage { .. } => true,
-        UpdateError::NotLeader { .. } | UpdateError::NoQuorum | UpdateError::Stopped => false,
-        UpdateError::Rejected(never) => match *never {},
     }
 }
 

@@ -77,6 +77,11 @@ impl SimDisk {
         self.0.lock().full = full;
     }
 
+    /// From now on each commit takes a time out of `sync`.
+    pub fn set_sync(&self, sync: RangeInclusive<Duration>) {
+        self.0.lock().sync = sync;
+    }
+
     /// What would be found after a crash at this moment, at the least.
     pub fn durable(&self) -> Stored {
         self.0.lock().durable.stored.clone()

@@ -10,9 +10,9 @@ use malha_control::{Ctx, status};
 use malha_model::{NodeDescription, NodeId, NodeState, Role, TaskId, TaskStatus};
 use malha_store::Tx;
 use tokio::{sync::mpsc, time::sleep};
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::{decide::Decider, errors::may_pass};
+use crate::decide::Decider;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
@@ -37,10 +37,11 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) async fn run(decider: Decider, mut reports: mpsc::Receiver<Report>) {
     let mut batch = Vec::new();
     while reports.recv_many(&mut batch, BATCH).await > 0 {
+        // whatever this manager thinks of its leadership for a moment: nobody says these things twice in one term, and at
+        // its end this task goes with it
         while let Err(error) = write(&decider, &batch).await {
-            if !may_pass(&error) {
-                debug!(%error, "reports are left to the next leader");
-                break;
+            if error == UpdateError::Stopped {
+                return;
             }
             warn!(%error, "reports were not written; trying again");
             sleep(RETRY).await;
