@@ -146,7 +146,7 @@ impl Consensus {
             if index > 0 {
                 return Ok(index);
             }
-            self.propose(move |_| Ok(((), initial))).await.map(|((), index)| index)
+            self.propose(move |_| Ok(((), initial)), |(), index| index).await
         })
     }
 

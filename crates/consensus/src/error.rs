@@ -25,6 +25,9 @@ pub enum UpdateError<E> {
     /// The outcome is unknown: the change was proposed and may yet be committed.
     #[error("the managers did not confirm the change in time")]
     Timeout,
+    /// Nothing was changed: one message to another member could not hold the change.
+    #[error("too large a change at once: {bytes} bytes and more, of {limit} at most")]
+    TooLarge { bytes: usize, limit: usize },
     /// The closure refused. Nothing was changed.
     #[error(transparent)]
     Rejected(E),

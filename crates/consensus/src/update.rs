@@ -1,6 +1,6 @@
 //! Changing the state: plan on the newest state, propose, wait until it is durable and applied.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use futures::future::BoxFuture;
 use malha_store::{Change, State, Tx};
@@ -13,7 +13,12 @@ use crate::{
     types::{Command, Metrics, Outcome, TypeConfig},
 };
 
-type Written = openraft::raft::ClientWriteResult<TypeConfig>;
+type Answer = openraft::raft::ClientWriteResult<TypeConfig>;
+type Written = (OwnedMutexGuard<()>, u64);
+
+/// Most bytes of one entry. A message between members holds twice as much; one that none holds would be sent for ever,
+/// and nothing behind it.
+const ENTRY_BYTES: usize = 32 << 20;
 
 impl Consensus {
     /// Runs `plan` on the state and makes its changes part of it, one update at a time.
@@ -24,28 +29,41 @@ impl Consensus {
         &self,
         plan: impl FnOnce(&mut Tx) -> Result<R, E> + Send,
     ) -> Result<(R, u64), UpdateError<E>> {
+        self.update_and(plan, |result, index| (result, index)).await
+    }
+
+    /// As [`Consensus::update`]; `after` gets the result and the index before the next update plans.
+    pub async fn update_and<R: Send, E: Send, T: Send>(
+        &self,
+        plan: impl FnOnce(&mut Tx) -> Result<R, E> + Send,
+        after: impl FnOnce(R, u64) -> T + Send,
+    ) -> Result<T, UpdateError<E>> {
         let now = self.shared.config.clock.now();
-        self.propose(move |state| {
+        let planned = move |state: &State| {
             let mut tx = Tx::at(state, now);
             let result = plan(&mut tx)?;
             Ok((result, tx.into_changes()))
-        })
-        .await
+        };
+        self.propose(planned, after).await
     }
 
-    pub(crate) async fn propose<R: Send, E: Send>(
+    pub(crate) async fn propose<R: Send, E: Send, T: Send>(
         &self,
         plan: impl FnOnce(&State) -> Result<(R, Vec<Change>), E> + Send,
-    ) -> Result<(R, u64), UpdateError<E>> {
+        after: impl FnOnce(R, u64) -> T + Send,
+    ) -> Result<T, UpdateError<E>> {
         let (turn, term) = self.turn_to_plan().await.map_err(|failure| self.explain(failure))?;
         let state = self.shared.state.borrow().clone();
         let (result, changes) = plan(&state).map_err(UpdateError::Rejected)?;
         if changes.is_empty() {
-            return Ok((result, state.index()));
+            return Ok(after(result, state.index()));
         }
         let command = Command { term, base: state.index(), changes: changes.into() };
+        if let Err(Oversize { bytes }) = measure(&command) {
+            return Err(UpdateError::TooLarge { bytes, limit: ENTRY_BYTES });
+        }
         match self.write(turn, command).await {
-            Ok(index) => Ok((result, index)),
+            Ok((_turn, index)) => Ok(after(result, index)),
             Err(failure) => Err(self.explain(failure)),
         }
     }
@@ -90,15 +108,12 @@ impl Consensus {
         })
     }
 
-    fn write(&self, turn: OwnedMutexGuard<()>, command: Command) -> BoxFuture<'_, Result<u64, Failure>> {
+    /// Gives the turn back with the index.
+    fn write(&self, turn: OwnedMutexGuard<()>, command: Command) -> BoxFuture<'_, Result<Written, Failure>> {
         Box::pin(async move {
             let shared = self.shared.clone();
             // a task of its own, so that a caller who loses interest does not let the next update plan too early
-            let written = tokio::spawn(async move {
-                let outcome = write(&shared, command).await;
-                drop(turn);
-                outcome
-            });
+            let written = tokio::spawn(async move { Ok((turn, write(&shared, command).await?)) });
             written.await.unwrap_or(Err(Failure::Stopped))
         })
     }
@@ -115,6 +130,32 @@ impl Consensus {
             Failure::Disk { error, proposed } => UpdateError::Storage { error, proposed },
         }
     }
+}
+
+struct Oversize {
+    bytes: usize,
+}
+
+/// Whether the command's encoding is short enough.
+fn measure(command: &Command) -> Result<(), Oversize> {
+    struct Counter(usize);
+
+    impl io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            // what follows need not be counted
+            if self.0 > ENTRY_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut counter = Counter(0);
+    // what cannot be encoded is the journal's to refuse
+    drop(serde_json::to_writer(&mut counter, command));
+    if counter.0 > ENTRY_BYTES { Err(Oversize { bytes: counter.0 }) } else { Ok(()) }
 }
 
 /// [`UpdateError`] without what the plan itself may say.
@@ -135,7 +176,7 @@ async fn write(shared: &Arc<Shared>, command: Command) -> Result<u64, Failure> {
     use openraft::impls::ProgressResponder;
 
     let deadline = tokio::time::Instant::now() + shared.config.timings.commit;
-    let (responder, answer) = ProgressResponder::<TypeConfig, Written>::complete_only();
+    let (responder, answer) = ProgressResponder::<TypeConfig, Answer>::complete_only();
     let term = openraft::vote::RaftLeaderId::to_committed(&openraft::impls::leader_id_std::LeaderId {
         term: command.term,
         voted_for: shared.config.node.clone(),

@@ -170,3 +170,12 @@ async fn garbage_from_another_member_does_no_harm() {
     }
     add(&a, "after").await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_no_message_could_hold_is_refused_and_holds_nothing_up() {
+    let group = Group::of(9, &["a"]).await;
+    let a = group.get("a");
+    let huge = add(&a, &"x".repeat(33 << 20)).await;
+    assert!(matches!(huge, Err(UpdateError::TooLarge { .. })), "{:?}", huge.map_err(|e| e.to_string()));
+    add(&a, &"y".repeat(4 << 20)).await.unwrap();
+}

@@ -81,17 +81,30 @@ impl Decider {
         plan: impl FnOnce(&mut Tx, &mut Ctx<'_>) -> Result<R, E> + Send,
     ) -> Result<R, UpdateError<E>> {
         let (clock, mut rng) = (self.clock.clone(), self.rng.clone());
-        let last = self.outlook.lock().clone();
-        let update = self.consensus.update(move |tx| {
+        let planned = |tx: &mut Tx| {
             let mut ctx = Ctx { now: clock.now(), rng: &mut rng, tokens: &SwarmTokens };
             let result = plan(tx, &mut ctx)?;
-            // another leader may have written since, or a write of unknown outcome got through
-            let known = last.filter(|(index, _)| *index == tx.base().index());
-            let outlook = reconcile(tx, &mut ctx, known.as_ref().map(|(_, outlook)| &**outlook));
+            let known = self.known(tx.base());
+            let outlook = reconcile(tx, &mut ctx, known.as_deref());
             Ok((result, outlook))
+        };
+        let update = self.consensus.update_and(planned, |(result, outlook), index| {
+            self.leave(index, outlook);
+            result
         });
         // its future is large, and everything that decides would be
-        let ((result, outlook), index) = Box::pin(update).await?;
+        Box::pin(update).await
+    }
+
+    /// What the last pass left, where it was on this very state: another leader may have written since, or a write of
+    /// unknown outcome got through. Only who has the turn to plan may ask.
+    fn known(&self, base: &State) -> Option<Arc<Outlook>> {
+        let last = self.outlook.lock();
+        last.as_ref().filter(|(index, _)| *index == base.index()).map(|(_, outlook)| outlook.clone())
+    }
+
+    /// Before the next one plans.
+    fn leave(&self, index: u64, outlook: Outlook) {
         let wake = outlook.wake();
         *self.outlook.lock() = Some((index, Arc::new(outlook)));
         self.settled.send_if_modified(|settled| {
@@ -101,7 +114,6 @@ impl Decider {
             }
             newer
         });
-        Ok(result)
     }
 
     /// The next pass looks at everything.
@@ -114,5 +126,64 @@ impl Decider {
         let mut rng = self.rng.clone();
         let mut ctx = Ctx { now: self.clock.now(), rng: &mut rng, tokens: &SwarmTokens };
         question(&mut Tx::new(&self.state()), &mut ctx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use malha_consensus::{Config, RaftTransport, SimDisk, TransportError};
+    use malha_kit::{Clock, TokioClock};
+    use malha_model::{ClusterSpec, NodeId};
+
+    use super::*;
+    use crate::{NewSwarmConfig, new_swarm};
+
+    struct Nobody;
+
+    #[async_trait]
+    impl RaftTransport for Nobody {
+        async fn send(&self, _: &NodeId, _: &str, _: Vec<u8>) -> Result<Vec<u8>, TransportError> {
+            Err(TransportError::Unreachable("nobody".to_owned()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writers_that_queue_know_what_the_one_before_left() {
+        let (clock, rng) = (Arc::new(TokioClock::starting_at(Timestamp(1_000_000_000))), Rng::from_seed(1));
+        let config = Config::new("n".into(), "n".to_owned(), rng.fork(), clock.clone());
+        let disk = SimDisk::new(rng.fork(), Duration::from_millis(1)..=Duration::from_millis(8));
+        let consensus = Consensus::start(config, disk.open(), Arc::new(Nobody)).await.unwrap();
+        let swarm = NewSwarmConfig {
+            spec: ClusterSpec::default(),
+            availability: malha_model::Availability::Active,
+            default_addr_pool: Vec::new(),
+            subnet_size: 24,
+            data_path_port: 4789,
+        };
+        let swarm = new_swarm(swarm, clock.now(), &mut rng.fork()).unwrap();
+        let node = swarm.node.clone();
+        consensus.bootstrap(swarm.initial).await.unwrap();
+        let decider = Decider::new(consensus, clock, rng);
+        decider.write(|_, _| {}).await.unwrap();
+
+        let writers = (0..8).map(|n: u32| {
+            let (decider, node) = (decider.clone(), node.clone());
+            tokio::spawn(async move {
+                let plan = |tx: &mut Tx, _: &mut Ctx<'_>| {
+                    let mut node = (**tx.node(&node).unwrap()).clone();
+                    node.spec.labels.insert(n.to_string(), String::new());
+                    tx.put(node);
+                    Ok(decider.known(tx.base()).is_some())
+                };
+                decider.request(plan).await.unwrap()
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        for writer in writers {
+            assert!(writer.await.unwrap());
+        }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) fn update(error: UpdateError<ApiError>) -> ApiError {
     match error {
         UpdateError::Rejected(error) => error,
         UpdateError::NotLeader { .. } | UpdateError::NoQuorum => no_leader(),
+        error @ UpdateError::TooLarge { .. } => ApiError::invalid(error),
         UpdateError::Timeout => ApiError::rpc(Code::DeadlineExceeded, "context deadline exceeded"),
         UpdateError::Storage { error, .. } => ApiError::internal(error),
         UpdateError::Stopped => ApiError::rpc(Code::Unavailable, "this manager is stopping"),

@@ -37,14 +37,20 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) async fn run(decider: Decider, mut reports: mpsc::Receiver<Report>) {
     let mut batch = Vec::new();
     while reports.recv_many(&mut batch, BATCH).await > 0 {
-        // whatever this manager thinks of its leadership for a moment: nobody says these things twice in one term, and at
-        // its end this task goes with it
-        while let Err(error) = write(&decider, &batch).await {
-            if error == UpdateError::Stopped {
-                return;
+        let (mut left, mut most) = (&batch[..], BATCH);
+        while !left.is_empty() {
+            let (now, later) = left.split_at(most.min(left.len()));
+            match write(&decider, now).await {
+                Ok(()) => left = later,
+                Err(UpdateError::Stopped) => return,
+                Err(UpdateError::TooLarge { .. }) if now.len() > 1 => most = now.len() / 2,
+                // whatever this manager thinks of its leadership for a moment: nobody says these things twice in one
+                // term, and at its end this task goes with it
+                Err(error) => {
+                    warn!(%error, "reports were not written; trying again");
+                    sleep(RETRY).await;
+                }
             }
-            warn!(%error, "reports were not written; trying again");
-            sleep(RETRY).await;
         }
         batch.clear();
     }
