@@ -69,6 +69,10 @@ async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
         let engine = engine.clone();
         tasks.spawn_supervised("engine events", move || engine.clone().follow());
     }
+    {
+        let (engine, rng) = (engine.clone(), Rng::from_os());
+        tasks.spawn_supervised("owed addresses", move || engine.clone().pay(rng.fork()));
+    }
     tasks.spawn("stand-alone containers", engine.clone().adopt_running());
     let api = tasks.child();
     serve_api(&config, swarm, engine, &api).await?;

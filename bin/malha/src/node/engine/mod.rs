@@ -5,6 +5,7 @@ pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod local_networks;
 pub(crate) mod mounts;
+mod owed;
 pub(crate) mod record;
 mod restarts;
 mod standalone;
@@ -26,7 +27,7 @@ use malha_model::{ApiError, ApiResult, LogOptions, NetworkView, TaskId, Timestam
 use malha_runtime::{ConsoleSize, ErrorKind, ExecOptions, Runtime, RuntimeError, VolumeInfo};
 use parking_lot::Mutex;
 
-use self::{events::EventLog, local_networks::LocalNetworks, record::Record, restarts::Restarts};
+use self::{events::EventLog, local_networks::LocalNetworks, owed::Owed, record::Record, restarts::Restarts};
 use super::{network::NodeNet, swarm::Swarm};
 use crate::config::Config;
 
@@ -39,6 +40,7 @@ pub(crate) struct LocalEngine {
     events: EventLog,
     /// Swarm attachments of the stand-alone containers that run.
     attached: Mutex<BTreeMap<String, Vec<TaskId>>>,
+    owed: Owed,
     restarts: Restarts,
 }
 
@@ -50,8 +52,9 @@ impl LocalEngine {
         swarm: Arc<Swarm>,
         local: LocalNetworks,
     ) -> Arc<Self> {
-        let (events, attached, restarts) = (EventLog::new(), Mutex::default(), Restarts::default());
-        Arc::new(Self { config, runtime, net, swarm, local, events, attached, restarts })
+        let (events, attached) = (EventLog::new(), Mutex::default());
+        let (owed, restarts) = (Owed::default(), Restarts::default());
+        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts })
     }
 
     /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.

@@ -73,15 +73,15 @@ impl LocalEngine {
                 addresses: wanted_addresses(&settings)?,
                 aliases: settings.aliases.unwrap_or_default(),
             };
+            let _turn = self.owed.turn().await;
             match self.swarm.attach(request).await {
                 Ok(ControlResponse::Attached { attachment, network, addresses }) => {
+                    self.owed.forget(&attachment);
                     attached.insert(network.name().to_owned(), (attachment, addresses));
                 }
                 Ok(_) => return Err(ApiError::internal("unexpected answer to an attachment")),
                 Err(e) => {
-                    for (task, _) in attached.values() {
-                        self.detach(task).await;
-                    }
+                    self.owed.add(attached.into_values().map(|(task, _)| task));
                     let message = format!("Could not attach to network {name}: {}", e.message);
                     return Err(ApiError { message, ..e });
                 }
@@ -137,23 +137,12 @@ impl LocalEngine {
         self.restart_found();
     }
 
-    /// Gives back sandbox and addresses of a container that has ended.
+    /// Gives the sandbox of a container that has ended back, and soon its addresses.
     pub(super) async fn release(&self, container: &str) {
         if let Err(e) = self.net.unwire(container).await {
             warn!(container, error = %e, "cannot remove the sandbox");
         }
-        let tasks = self.attached.lock().remove(container).unwrap_or_default();
-        for task in tasks {
-            self.detach(&task).await;
-        }
-    }
-
-    async fn detach(&self, task: &TaskId) {
-        let node = self.swarm.node_id().await.unwrap_or_default();
-        let request = ControlRequest::NetworkDetach { node, attachment: task.clone() };
-        if let Err(e) = self.swarm.attach(request).await {
-            warn!(attachment = %task, error = %e, "cannot give an address back");
-        }
+        self.owed.add(self.attached.lock().remove(container).unwrap_or_default());
     }
 }
 

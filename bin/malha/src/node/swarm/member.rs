@@ -27,6 +27,8 @@ use crate::node::{
 /// How long a request of this node looks for a manager that answers.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 const ASK_PAUSE: Duration = Duration::from_millis(100);
+/// Nobody can say at the moment.
+const UNAVAILABLE: u16 = 503;
 
 pub(crate) struct Member {
     pub(super) deps: SwarmDeps,
@@ -166,7 +168,8 @@ impl Member {
                 Err(e) => Err(e),
             };
             match answer {
-                Err(e) if e.code == Code::Unavailable && tokio::time::Instant::now() < until => {
+                // by the status: the text that there is no leader has Docker's odd code
+                Err(e) if e.http_status() == UNAVAILABLE && tokio::time::Instant::now() < until => {
                     debug!(error = %e, "no leader yet; asking again");
                     tokio::time::sleep(ASK_PAUSE).await;
                 }
