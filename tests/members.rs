@@ -123,6 +123,19 @@ fn demoted_and_removed_nodes_know_it() {
     c.wait_running("s", 1);
 }
 
+#[test]
+fn a_manager_that_leaves_keeps_no_seat() {
+    let c = Cluster::bare("leaves", 3, 3, &[]);
+    let images = crate::support::images();
+    c.docker("node3", &["load", "-q", "-i", images.join("alpine.tar").to_str().unwrap()]);
+    // does not hear the stop signal: the node takes ten seconds to leave
+    c.d("node1", "service create -q -d --no-resolve-image --name s --constraint node.hostname==node3 alpine sleep 1d");
+    c.wait_running("s", 1);
+    c.d("node3", "swarm leave --force");
+    assert_eq!(swarm(&c, "node1")["Managers"], 2);
+    assert!(!status_of(&c, "node3").contains("able"), "{}", status_of(&c, "node3"));
+}
+
 /// Nobody may write the file until this is dropped: the disk of a manager that fails.
 struct Immutable(PathBuf);
 

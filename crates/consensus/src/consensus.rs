@@ -36,8 +36,8 @@ pub(crate) struct Shared {
     pub(crate) state: watch::Receiver<Arc<State>>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) health: watch::Receiver<Option<StorageError>>,
-    /// What the storage knew of the group.
-    belonged: bool,
+    /// What the storage knew of the group: this member had a vote.
+    voted: bool,
     pub(crate) receiver: Receiver,
     /// One update at a time.
     pub(crate) planning: Arc<tokio::sync::Mutex<()>>,
@@ -102,7 +102,7 @@ impl Consensus {
                     return Err(StartError::Raft(error.to_string()));
                 }
             };
-            let belonged = known.get_node(&config.node).is_some();
+            let voted = known.voter_ids().any(|voter| voter == config.node);
             let alone = known.voter_ids().eq([config.node.clone()]);
             let receiver = Receiver::new(config.node.clone(), raft.clone());
             let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
@@ -115,7 +115,7 @@ impl Consensus {
             };
             tasks.spawn("raft leadership", watcher.run());
             let planning = Arc::default();
-            let shared = Shared { config, raft, state, leadership, health, belonged, receiver, planning, tasks };
+            let shared = Shared { config, raft, state, leadership, health, voted, receiver, planning, tasks };
             let consensus = Self { shared: Arc::new(shared) };
             if alone {
                 consensus.elect_at_once().await;
@@ -179,9 +179,14 @@ impl Consensus {
         Box::pin(self.shared.receiver.handle(message))
     }
 
-    /// Whether this member belonged to a group when it was stopped.
-    pub fn belonged(&self) -> bool {
-        self.shared.belonged
+    /// Whether this member had a vote when it was stopped.
+    pub fn voted(&self) -> bool {
+        self.shared.voted
+    }
+
+    /// Whether this member has a vote, or had one as far as it knows.
+    pub fn votes(&self) -> bool {
+        self.metrics().membership_config.voter_ids().any(|voter| voter == *self.node())
     }
 
     /// Whether this member belongs to a group, or did as far as it knows.

@@ -92,7 +92,7 @@ impl Consensus {
     }
 
     /// Adds a manager: it copies the state first and votes once it has caught up. For one that belongs already, changes
-    /// its address.
+    /// its address. Asked again, also at the same time, it goes on where it was.
     pub fn add_manager(&self, node: NodeId, addr: String) -> BoxFuture<'_, Result<(), MemberError>> {
         Box::pin(async move {
             let deadline = Instant::now() + CHANGE_PATIENCE;
@@ -102,31 +102,29 @@ impl Consensus {
                 Some(known) if *known == peer => {}
                 Some(_) => {
                     let changed = ChangeMembers::SetNodes(BTreeMap::from([(node.clone(), peer)]));
-                    self.change(changed, true, deadline).await?;
+                    self.change_in_turn(changed, deadline).await?;
                 }
                 None => {
                     let added = ChangeMembers::AddNodes(BTreeMap::from([(node.clone(), peer)]));
-                    self.change(added, true, deadline).await?;
+                    self.change_in_turn(added, deadline).await?;
                 }
             }
             if members.voter_ids().any(|voter| voter == node) {
                 return Ok(());
             }
             self.caught_up(&node, deadline).await?;
-            self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, deadline).await
+            self.change_in_turn(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await
         })
     }
 
-    /// Removes a manager. A leader that removes itself hands over.
-    pub async fn remove_manager(&self, node: &NodeId) -> Result<(), MemberError> {
+    /// Whether the group goes on without `node`, by those that answer now. Returns whether it has a vote.
+    pub fn can_spare(&self, node: &NodeId) -> Result<bool, MemberError> {
         let members = self.members();
-        self.leading_metrics()?;
         let Some(gone) = members.iter().find(|m| m.node == *node) else {
             return Err(MemberError::Unknown(node.clone()));
         };
-        let deadline = Instant::now() + CHANGE_PATIENCE;
         if !gone.voter {
-            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node.clone()])), false, deadline).await;
+            return Ok(false);
         }
         let staying: Vec<_> = members.iter().filter(|m| m.voter && m.node != *node).collect();
         if staying.is_empty() {
@@ -135,6 +133,17 @@ impl Consensus {
         let reachable = staying.iter().filter(|m| m.reachability == Reachability::Reachable).count();
         if reachable <= staying.len() / 2 {
             return Err(MemberError::WouldLoseQuorum);
+        }
+        Ok(true)
+    }
+
+    /// Removes a manager. A leader that removes itself hands over.
+    pub async fn remove_manager(&self, node: &NodeId) -> Result<(), MemberError> {
+        self.leading_metrics()?;
+        let votes = self.can_spare(node)?;
+        let deadline = Instant::now() + CHANGE_PATIENCE;
+        if !votes {
+            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node.clone()])), false, deadline).await;
         }
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node.clone()])), false, deadline).await
     }
@@ -186,6 +195,16 @@ impl Consensus {
                 return Err(MemberError::Timeout);
             }
             sleep(POLL).await;
+        }
+    }
+
+    /// Waits while another change of members is under way.
+    async fn change_in_turn(&self, change: ChangeMembers<NodeId, Peer>, deadline: Instant) -> Result<(), MemberError> {
+        loop {
+            match self.change(change.clone(), true, deadline).await {
+                Err(MemberError::Busy) if Instant::now() < deadline => sleep(POLL).await,
+                done => return done,
+            }
         }
     }
 

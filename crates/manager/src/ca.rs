@@ -1,7 +1,8 @@
 //! The certificate server: who gets which certificate.
 //!
 //! A token makes a new node of the token's role; only the leader can write that down. A valid certificate is renewed by
-//! any manager that hears a leader, with the role that the node is to have now. What is refused is logged.
+//! any manager that hears a leader, with the role that the node is to have now, and a manager's for as long as it has a
+//! seat. What is refused is logged.
 
 use std::time::Duration;
 
@@ -69,7 +70,10 @@ pub(crate) fn renew(decider: &Decider, peer: &Peer, request: &IssueRequest) -> A
         warn!(node = %peer.node, "refused: a certificate for an unknown node");
         return Err(ApiError::rpc(Code::NotFound, format!("node {} not found", peer.node)));
     };
-    sign(decider, request, peer.node.clone(), node.spec.role)
+    // one that is demoted and cannot be spared yet still takes part, for which it needs its role
+    let takes_part = decider.consensus.members().iter().any(|m| m.node == peer.node);
+    let role = if takes_part && peer.role == Role::Manager { Role::Manager } else { node.spec.role };
+    sign(decider, request, peer.node.clone(), role)
 }
 
 fn sign(decider: &Decider, request: &IssueRequest, node: NodeId, role: Role) -> ApiResult<IssueResponse> {

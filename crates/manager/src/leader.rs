@@ -1,14 +1,15 @@
 //! One term of leadership: everything that lives only while this manager leads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::AtomicU64},
 };
 
-use malha_control::{handle, status};
+use malha_control::{Ctx, handle, status};
 use malha_kit::{CancellationToken, Tasks, watch};
-use malha_model::{ApiResult, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeId};
-use malha_wire::LogReceiver;
+use malha_model::{ApiError, ApiResult, Code, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeId};
+use malha_store::Tx;
+use malha_wire::{LogReceiver, Peer};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -40,6 +41,8 @@ pub(crate) struct Leader {
     pub reports: mpsc::Sender<Report>,
     pub liveness: Arc<Liveness>,
     pub logs: Arc<LogBroker>,
+    /// Managers that gave up their seats and have not opened a session since.
+    pub left: Mutex<BTreeSet<NodeId>>,
     tasks: Tasks,
 }
 
@@ -72,6 +75,7 @@ impl Leader {
             managers,
             reports: reports.clone(),
             liveness: liveness.clone(),
+            left: Mutex::default(),
             tasks: tasks.clone(),
             decider: decider.clone(),
         };
@@ -80,6 +84,7 @@ impl Leader {
         tasks.spawn("reports", reports::run(decider.clone(), report_receiver));
         tasks.spawn("liveness", liveness::run(liveness, reports));
         tasks.spawn("roles", role_manager::run(decider.clone(), managers_sender));
+        tasks.spawn("seats", role_manager::seat(decider.clone()));
         tasks.spawn("reconcile", reconcile::run(decider));
         Some(Arc::new(leader))
     }
@@ -96,10 +101,34 @@ impl Leader {
             }
             self.decider.read(|tx, ctx| handle(tx, ctx, request))
         } else {
-            self.decider.request(|tx, ctx| handle(tx, ctx, request)).await
+            let consensus = &self.decider.consensus;
+            let plan = |tx: &mut Tx, ctx: &mut Ctx<'_>| {
+                members::check_demotion(consensus, tx, &request)?;
+                handle(tx, ctx, request)
+            };
+            self.decider.request(plan).await
         }?;
         members::show(&self.decider.consensus, &mut response);
         Ok(response)
+    }
+
+    /// Takes `peer` into the group.
+    pub(crate) async fn join(&self, peer: &Peer, addr: String) -> ApiResult<()> {
+        if self.left.lock().contains(&peer.node) {
+            warn!(node = %peer.node, "refused: a node that leaves the managers asks to join them");
+            return Err(ApiError::rpc(Code::FailedPrecondition, "this node is leaving the swarm"));
+        }
+        members::join(&self.decider, peer, addr).await
+    }
+
+    /// Takes `peer` out of the group. What it asked for before and is still on its way does not bring it back.
+    pub(crate) async fn leave(&self, peer: &Peer) -> ApiResult<()> {
+        self.left.lock().insert(peer.node.clone());
+        let left = members::leave(&self.decider, peer).await;
+        if left.is_err() {
+            self.left.lock().remove(&peer.node);
+        }
+        left
     }
 
     pub(crate) fn subscribe(&self, selector: LogSelector, options: LogOptions) -> LogReceiver {

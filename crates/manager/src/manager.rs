@@ -21,7 +21,7 @@ use crate::{
     dispatcher::session,
     errors::no_leader,
     leader::Leader,
-    members::{self, addresses},
+    members::addresses,
     rights::{self, managers_only},
 };
 
@@ -249,13 +249,13 @@ impl ManagerService for Manager {
         managers_only(&peer)?;
         self.admitted(&peer)?;
         let leader = self.leader().ok_or_else(no_leader)?;
-        members::join(&leader.decider, &peer, addr).await
+        leader.join(&peer, addr).await
     }
 
     async fn raft_leave(&self, peer: Peer) -> ApiResult<()> {
         managers_only(&peer)?;
         let leader = self.leader().ok_or_else(no_leader)?;
-        members::leave(&leader.decider, &peer).await
+        leader.leave(&peer).await
     }
 
     async fn control(&self, peer: Peer, request: ControlRequest) -> ApiResult<ControlResponse> {

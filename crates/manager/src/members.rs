@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use malha_consensus::{Consensus, Member};
-use malha_model::{ApiError, ApiResult, Code, ControlResponse, ManagerStatus, Node, NodeId, Role};
+use malha_consensus::{Consensus, Member, MemberError};
+use malha_model::{ApiError, ApiResult, Code, ControlRequest, ControlResponse, ManagerStatus, Node, NodeId, Role};
+use malha_store::State;
 use malha_wire::{Connector, Peer};
 use tracing::{info, warn};
 
 use crate::{decide::Decider, errors};
 
-/// Address of each manager.
+/// Address of each manager that has a vote: one that is being taken in is none yet to whoever asks.
 pub(crate) fn addresses(consensus: &Consensus) -> BTreeMap<NodeId, String> {
-    consensus.members().into_iter().map(|m| (m.node, m.addr)).collect()
+    consensus.members().into_iter().filter(|m| m.voter).map(|m| (m.node, m.addr)).collect()
 }
 
 /// On the leader: takes `peer` into the group.
@@ -36,6 +37,21 @@ pub(crate) async fn leave(decider: &Decider, peer: &Peer) -> ApiResult<()> {
     Ok(())
 }
 
+/// Refuses to demote a manager without which those that answer now are no majority: what the state holds of them says
+/// nothing about that.
+pub(crate) fn check_demotion(consensus: &Consensus, state: &State, request: &ControlRequest) -> ApiResult<()> {
+    let ControlRequest::NodeUpdate { id, spec, .. } = request else { return Ok(()) };
+    let Ok(node) = state.resolve::<Node>(id) else { return Ok(()) };
+    if spec.role == Role::Manager || node.spec.role == Role::Worker {
+        return Ok(());
+    }
+    match consensus.can_spare(&node.id) {
+        Err(error @ MemberError::WouldLoseQuorum) => Err(errors::member(&error)),
+        // the request itself knows the last manager
+        Err(_) | Ok(_) => Ok(()),
+    }
+}
+
 /// Puts what the group knows of its members into the nodes of an answer: it changes too often to be stored.
 pub(crate) fn show(consensus: &Consensus, response: &mut ControlResponse) {
     let nodes: &mut [Node] = match response {
@@ -43,7 +59,8 @@ pub(crate) fn show(consensus: &Consensus, response: &mut ControlResponse) {
         ControlResponse::Nodes(nodes) => nodes,
         _ => return,
     };
-    let members: BTreeMap<NodeId, Member> = consensus.members().into_iter().map(|m| (m.node.clone(), m)).collect();
+    let voters = consensus.members().into_iter().filter(|m| m.voter);
+    let members: BTreeMap<NodeId, Member> = voters.map(|m| (m.node.clone(), m)).collect();
     for node in nodes {
         node.manager = members.get(&node.id).map(|m| ManagerStatus {
             leader: m.leader,

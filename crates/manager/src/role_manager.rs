@@ -1,13 +1,15 @@
 //! Makes the Raft group what the roles in the nodes' specs say, and keeps everybody told who the managers are.
 //!
-//! A node that is to be a manager asks to join by itself, once it has the certificate; one that is not to be one any more
-//! is taken out here before it hears of it. A leader that is demoted hands over first.
+//! A node that is to be a manager asks to join by itself, once it has the certificate; where that was interrupted, it is
+//! given its vote here. One that is not to be a manager any more is taken out here before it hears of it. A leader that is
+//! demoted hands over first.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use malha_consensus::MemberError;
+use malha_consensus::{Member, MemberError, Reachability};
 use malha_kit::watch;
 use malha_model::{ManagerStatus, NodeId, Role};
+use malha_store::State;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -41,7 +43,7 @@ async fn demote(decider: &Decider) {
     let own = decider.consensus.node();
     for member in decider.consensus.members() {
         // a node that is gone altogether was force-removed
-        if state.node(&member.node).is_some_and(|n| n.spec.role == Role::Manager) {
+        if is_to_manage(&state, &member.node) {
             continue;
         }
         let done = if member.node == *own {
@@ -53,6 +55,26 @@ async fn demote(decider: &Decider) {
             Ok(()) => info!(node = %member.node, "a manager was demoted"),
             Err(MemberError::Busy | MemberError::NotLeader { .. }) => {}
             Err(error) => warn!(node = %member.node, %error, "a manager cannot be demoted yet"),
+        }
+    }
+}
+
+fn is_to_manage(state: &State, node: &NodeId) -> bool {
+    state.node(node).is_some_and(|n| n.spec.role == Role::Manager)
+}
+
+/// Gives those their vote who were taken in and never got so far: the node stopped meanwhile, or the leader changed.
+pub(crate) async fn seat(decider: Decider) {
+    loop {
+        sleep(PERIOD).await;
+        let state = decider.state();
+        let waits = |m: &Member| !m.voter && m.reachability == Reachability::Reachable && is_to_manage(&state, &m.node);
+        for member in decider.consensus.members().into_iter().filter(waits) {
+            match decider.consensus.add_manager(member.node.clone(), member.addr).await {
+                Ok(()) => info!(node = %member.node, "a manager has its vote"),
+                Err(MemberError::NotLeader { .. }) => {}
+                Err(error) => warn!(node = %member.node, %error, "a manager cannot have its vote yet"),
+            }
         }
     }
 }

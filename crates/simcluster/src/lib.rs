@@ -261,6 +261,13 @@ impl SimCluster {
         self.nodes[index].change_role(&world, role, &managers).await
     }
 
+    /// The node's daemon starts again with a certificate of `role`, and asks for no seat.
+    pub async fn restart_as(&mut self, index: usize, role: Role) -> ApiResult<()> {
+        self.crash(index).await;
+        self.nodes[index].certify(role);
+        self.restart(index).await
+    }
+
     /// The node's daemon starts again, over what its disk and machine hold.
     pub async fn restart(&mut self, index: usize) -> ApiResult<()> {
         let world = self.world();

@@ -136,8 +136,7 @@ impl SimNode {
     /// As the daemon does where the managers ask for it: the role shows in the next connection.
     pub(crate) async fn change_role(&mut self, world: &World, role: Role, managers: &[String]) -> ApiResult<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
-        self.role = role;
-        self.connector.set_role(role);
+        self.certify(role);
         match role {
             Role::Manager => {
                 // what it may hold of an earlier time as a manager is not to be believed
@@ -155,6 +154,11 @@ impl SimNode {
         process.agent.reconnect();
         self.process = Some(process);
         Ok(())
+    }
+
+    pub(crate) fn certify(&mut self, role: Role) {
+        self.role = role;
+        self.connector.set_role(role);
     }
 
     pub(crate) async fn crash(&mut self, net: &SimNet) {

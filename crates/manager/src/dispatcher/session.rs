@@ -104,6 +104,7 @@ pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMess
 
 impl Leader {
     fn open(&self, node: &NodeId, handle: Handle) {
+        self.left.lock().remove(node);
         if let Some(old) = self.sessions.lock().insert(node.clone(), handle) {
             old.replaced.cancel();
         }

@@ -114,6 +114,39 @@ async fn a_worker_is_promoted_and_demoted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_manager_is_demoted_without_which_there_is_no_quorum() {
+    let mut cluster = SimCluster::start(SimConfig::new(32, 3, 1)).await.unwrap();
+    let leader = cluster.leader().unwrap();
+    let [stays, dies] = [(leader + 1) % 3, (leader + 2) % 3];
+    cluster.crash(dies).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for needed in [stays, leader] {
+        let refused = set_role(&cluster, needed, Role::Worker).await.unwrap_err();
+        assert_eq!(refused.http_status(), 400);
+        let text = "rpc error: code = FailedPrecondition desc = can't remove member from the raft: this would result in a \
+                    loss of quorum";
+        assert_eq!(refused.message, text);
+    }
+
+    // where it was written all the same, because the others died a moment later, it stays what it has to be
+    let consensus = cluster.nodes[leader].manager().unwrap().consensus().clone();
+    let id = cluster.nodes[stays].id.clone();
+    let demoted = consensus.update(|tx| {
+        let mut node = (**tx.node(&id).unwrap()).clone();
+        node.spec.role = Role::Worker;
+        tx.put(node);
+        Ok::<_, ()>(())
+    });
+    demoted.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(issue(&cluster, peer_of(&cluster, stays), leader, None).await.unwrap().role, Role::Manager);
+
+    cluster.restart(dies).await.unwrap();
+    cluster.follow_role(stays, Role::Worker).await.unwrap();
+    assert_eq!(issue(&cluster, peer_of(&cluster, stays), leader, None).await.unwrap().role, Role::Worker);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_demoted_leader_hands_over() {
     let mut cluster = SimCluster::start(SimConfig::new(24, 3, 1)).await.unwrap();
     let leader = cluster.leader().unwrap();
@@ -209,6 +242,46 @@ async fn a_demoted_manager_may_nothing_that_is_a_managers_at_once() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(issue(&cluster, peer.clone(), demoted, None).await.is_err());
     assert_eq!(issue(&cluster, peer, leader, None).await.unwrap().role, Role::Worker);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_stopped_while_it_joined_gets_its_vote() {
+    let mut cluster = SimCluster::start(SimConfig::new(31, 1, 1)).await.unwrap();
+    set_role(&cluster, 1, Role::Manager).await.unwrap();
+    // it is in the group and has nothing of the log when its daemon dies, and with it the request
+    let consensus = cluster.nodes[0].manager().unwrap().consensus().clone();
+    let joining = consensus.add_manager(cluster.nodes[1].id.clone(), cluster.nodes[1].addr.clone());
+    assert!(timeout(Duration::from_secs(1), joining).await.is_err());
+    assert!(consensus.members().iter().any(|m| !m.voter));
+    let status = |nodes: ControlResponse| {
+        let ControlResponse::Nodes(nodes) = nodes else { panic!() };
+        nodes.into_iter().filter(|n| n.manager.is_some()).count()
+    };
+    assert_eq!(status(cluster.ask(0, ControlRequest::NodeList).await.unwrap()), 1, "it is no manager yet");
+
+    cluster.restart_as(1, Role::Manager).await.unwrap();
+    cluster.within(Duration::from_secs(5), "a vote", |_| consensus.members().iter().all(|m| m.voter)).await.unwrap();
+    let manager = cluster.nodes[1].manager().unwrap();
+    assert!(manager.consensus().votes());
+    assert_eq!(status(cluster.ask(0, ControlRequest::NodeList).await.unwrap()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manager_that_leaves_gets_its_seat_back_only_with_a_session() {
+    let cluster = SimCluster::start(SimConfig::new(30, 3, 1)).await.unwrap();
+    let leader = cluster.leader().unwrap();
+    let leaves = (0..3).find(|m| *m != leader).unwrap();
+    let client = cluster.net.connector(peer_of(&cluster, leaves)).connect(&cluster.nodes[leader].addr).await.unwrap();
+    client.raft_leave().await.unwrap();
+    let members = || cluster.nodes[leader].manager().unwrap().consensus().members().len();
+    assert_eq!(members(), 2);
+    // what its daemon asked for before arrives late
+    assert!(client.raft_join(cluster.nodes[leaves].addr.clone()).await.is_err());
+    assert_eq!(members(), 2);
+    cluster.nodes[leaves].agent().unwrap().reconnect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client.raft_join(cluster.nodes[leaves].addr.clone()).await.unwrap();
+    assert_eq!(members(), 3);
 }
 
 #[tokio::test(start_paused = true)]

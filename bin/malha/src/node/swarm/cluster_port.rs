@@ -1,7 +1,5 @@
 //! The membership as the Docker API sees it.
 
-use std::sync::atomic::Ordering;
-
 use async_trait::async_trait;
 use futures::StreamExt;
 use malha_api::{
@@ -41,7 +39,7 @@ impl Cluster for Swarm {
             node_id: member.node.clone(),
             node_addr: member.saved.advertise.ip().to_string(),
             state,
-            control_available: member.managing.load().as_ref().is_some_and(|m| m.seated.load(Ordering::Relaxed)),
+            control_available: member.managing.load().as_ref().is_some_and(|m| m.is_seated()),
             leader_known,
             error,
             remote_managers: heard.into_iter().map(|(node_id, addr)| RemoteManager { node_id, addr }).collect(),

@@ -16,7 +16,10 @@ impl Swarm {
         if !force {
             refuse_manager(&member)?;
         }
+        // Until the end: a seat that was given up is not to be asked for again while containers take their time to end.
+        let _no_change = member.role_change.lock().await;
         member.leave_managers(force).await?;
+        member.stop_manager().await;
         // Containers end and their sandboxes go before what they stand on does.
         member.agent.clear().await;
         member.stop().await;
@@ -37,7 +40,7 @@ fn refuse_manager(member: &Member) -> ApiResult<()> {
         text.push_str(&format!("Its state cannot be looked at: {why}. Use `--force` to ignore this message. "));
         return Err(ApiError::plain(Code::Unavailable, text));
     };
-    let members = managing.consensus.members();
+    let members: Vec<_> = managing.consensus.members().into_iter().filter(|m| m.voter).collect();
     let reachable = members.iter().filter(|m| m.reachability != malha_consensus::Reachability::Unreachable).count();
     if members.len() == 1 {
         text.push_str(
@@ -61,7 +64,8 @@ impl Member {
     /// Gives the seat in the Raft group up. With `force` it goes all the same where nobody answers.
     async fn leave_managers(&self, force: bool) -> ApiResult<()> {
         let Some(managing) = self.managing.load_full() else { return Ok(()) };
-        if managing.consensus.members().len() <= 1 {
+        let mut members = managing.consensus.members().into_iter();
+        if !members.any(|m| m.voter && m.node != self.node) {
             return Ok(());
         }
         match malha_manager::leave_raft(&*self.connector, &self.manager_addrs()).await {

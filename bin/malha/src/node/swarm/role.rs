@@ -28,7 +28,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How often the age of the certificate is looked at.
 const RENEWAL_CHECK: Duration = Duration::from_secs(60);
-/// A manager whose session stands and that hears from no Raft leader in two looks asks whether it has a seat.
+/// A manager whose session stands and that in two looks hears from no Raft leader, or has no vote, asks for its seat.
 const SEAT_CHECK: Duration = Duration::from_secs(2);
 
 /// What is known of the disk that a manager starts from.
@@ -43,10 +43,17 @@ pub(super) enum Opening {
 pub(super) struct Managing {
     pub(super) manager: Manager,
     pub(super) consensus: Consensus,
+    /// The leader said, or the log did at the start, that this node has a seat.
+    told_seated: AtomicBool,
+    tasks: Tasks,
+}
+
+impl Managing {
     /// The group counts this node's vote. Before that it is no manager to whoever asks: another one that stops now may
     /// take the quorum along.
-    pub(super) seated: AtomicBool,
-    tasks: Tasks,
+    pub(super) fn is_seated(&self) -> bool {
+        self.told_seated.load(Ordering::Relaxed) || self.consensus.votes()
+    }
 }
 
 fn internal(e: anyhow::Error) -> ApiError {
@@ -94,8 +101,8 @@ impl Member {
         };
         malha_wire::serve(listener, self.tls.clone(), Arc::new(manager.clone()), &tasks);
         info!(listen = %self.saved.listen, advertise = %self.saved.advertise, "manager started");
-        let seated = AtomicBool::new(consensus.belonged());
-        Ok(Managing { manager, consensus, seated, tasks })
+        let told_seated = AtomicBool::new(consensus.voted());
+        Ok(Managing { manager, consensus, told_seated, tasks })
     }
 
     /// Starts this node's manager from what its log holds.
@@ -109,7 +116,7 @@ impl Member {
     pub(super) async fn start_first_manager(&self, new: NewSwarm) -> ApiResult<()> {
         let managing = self.open_manager(Opening::AsItIs).await.map_err(internal)?;
         let booted = managing.consensus.bootstrap(new.initial).await;
-        managing.seated.store(booted.is_ok(), Ordering::Relaxed);
+        managing.told_seated.store(booted.is_ok(), Ordering::Relaxed);
         self.now_managing(managing);
         booted.map(drop).map_err(|e| ApiError::internal(format!("raft: {e}")))
     }
@@ -123,7 +130,7 @@ impl Member {
     /// Asks the leader for a seat, where this node is a manager without one.
     pub(super) async fn join_managers(&self) -> ApiResult<()> {
         let Some(managing) = self.managing.load_full() else { return Ok(()) };
-        if managing.seated.load(Ordering::Relaxed) {
+        if managing.is_seated() {
             return Ok(());
         }
         self.ask_for_seat(&managing).await
@@ -134,12 +141,13 @@ impl Member {
         let own = self.saved.advertise.to_string();
         let others: Vec<String> = self.manager_addrs().into_iter().filter(|a| *a != own).collect();
         malha_manager::join_raft(&*self.connector, &others, &own).await?;
-        managing.seated.store(true, Ordering::Relaxed);
+        managing.told_seated.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// A node that was demoted and promoted again while it was away, or faster than it heard, knows nothing of having
-    /// lost its seat: it has a session with the leader, but nobody sends it the log.
+    /// lost its seat: it has a session with the leader, but nobody sends it the log. One that stopped, or lost its leader,
+    /// while it was taken in has the log and no vote.
     pub(super) fn follow_seat(self: &Arc<Self>) {
         let member = self.clone();
         self.tasks.spawn("seat", async move {
@@ -148,7 +156,7 @@ impl Member {
                 sleep(SEAT_CHECK).await;
                 let managing = member.managing.load_full().filter(|m| {
                     let connected = matches!(*member.agent.link().borrow(), Link::Connected { .. });
-                    connected && *m.consensus.leadership().borrow() == Leadership::NoLeader
+                    connected && (*m.consensus.leadership().borrow() == Leadership::NoLeader || !m.consensus.votes())
                 });
                 let again = std::mem::replace(&mut unheard, managing.is_some());
                 let Some(managing) = managing.filter(|_| again) else { continue };
