@@ -47,12 +47,12 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    /// Begins the term; `None` where it is over before it began.
-    pub(crate) async fn begin(term: u64, decider: Decider, tasks: Tasks) -> Option<Arc<Self>> {
+    /// Begins the term; `None` where it is over before it began. `before` led the last one.
+    pub(crate) async fn begin(term: u64, before: Option<&NodeId>, decider: Decider, tasks: Tasks) -> Option<Arc<Self>> {
         let liveness = Arc::new(Liveness::default());
         let state = decider.state();
         if let Some(cluster) = state.cluster() {
-            liveness.expect(&state, Pace::of(&cluster.spec));
+            liveness.expect(&state, Pace::of(&cluster.spec), before);
         }
         // the first write of the term, too: nothing is sent to a node before it is certain that this manager may
         let begun = decider.write(|tx, _| status::nodes_unknown(tx)).await;

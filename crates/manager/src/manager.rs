@@ -189,8 +189,12 @@ enum At<T> {
 /// Begins and ends terms.
 async fn lead(decider: Decider, leading: watch::Sender<Option<Arc<Leader>>>, tasks: Tasks) {
     let mut leadership = decider.consensus.leadership();
+    let mut before = None;
     loop {
         let now = leadership.borrow_and_update().clone();
+        if let Some(other) = now.other() {
+            before = Some(other.node.clone());
+        }
         let current = leading.borrow().clone();
         let term = match now {
             Leadership::Leader { term } => Some(term),
@@ -203,8 +207,11 @@ async fn lead(decider: Decider, leading: watch::Sender<Option<Arc<Leader>>>, tas
             }
             if let Some(term) = term {
                 let group = tasks.child();
-                match Leader::begin(term, decider.clone(), group).await {
-                    Some(leader) => drop(leading.send_replace(Some(leader))),
+                match Leader::begin(term, before.as_ref(), decider.clone(), group).await {
+                    Some(leader) => {
+                        before = None;
+                        leading.send_replace(Some(leader));
+                    }
                     None => sleep(RETRY).await,
                 }
                 continue;

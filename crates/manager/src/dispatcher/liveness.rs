@@ -36,10 +36,10 @@ enum Verdict {
 }
 
 impl Liveness {
-    /// At the start of a term: every node that was there is expected back.
-    pub(crate) fn expect(&self, state: &State, pace: Pace) {
+    /// At the start of a term: every node that was there is expected back. The one that led `before` most likely died,
+    /// and was missed for as long as the election took.
+    pub(crate) fn expect(&self, state: &State, pace: Pace, before: Option<&NodeId>) {
         let now = Instant::now();
-        let (silent_at, down_at) = (now + pace.silent() + pace.grace(), now + pace.down() + pace.grace());
         let mut nodes = self.nodes.lock();
         for node in state.nodes() {
             let verdict = match node.status.state {
@@ -47,7 +47,12 @@ impl Liveness {
                 NodeState::Disconnected => Verdict::Silent,
                 NodeState::Ready | NodeState::Unknown => Verdict::Serving,
             };
-            nodes.insert(node.id.clone(), Pulse { session: 0, silent_at, down_at, verdict });
+            let (silent, down) = match before {
+                Some(before) if *before == node.id => (pace.broken(), pace.down()),
+                _ => (pace.silent() + pace.grace(), pace.down() + pace.grace()),
+            };
+            let pulse = Pulse { session: 0, silent_at: now + silent, down_at: now + down, verdict };
+            nodes.insert(node.id.clone(), pulse);
         }
     }
 
@@ -84,30 +89,45 @@ impl Liveness {
         }
     }
 
-    fn verdicts(&self) -> Vec<Report> {
-        let now = Instant::now();
-        let mut fallen = Vec::new();
-        for (node, pulse) in self.nodes.lock().iter_mut() {
-            let verdict = if pulse.down_at <= now {
-                Verdict::Down
-            } else if pulse.silent_at <= now {
-                Verdict::Silent
-            } else {
-                continue;
-            };
-            if verdict <= pulse.verdict {
-                continue;
-            }
-            pulse.verdict = verdict;
-            if verdict == Verdict::Down {
-                warn!(%node, "node is down: heartbeat failure");
-                fallen.push(Report::Down(node.clone()));
-            } else {
-                info!(%node, "node is silent");
-                fallen.push(Report::Silent(node.clone()));
-            }
+    /// Does `then` unless the session is over or the node has been given up: no verdict falls meanwhile.
+    pub(crate) fn if_serving(&self, node: &NodeId, session: u64, then: impl FnOnce()) {
+        let nodes = self.nodes.lock();
+        if nodes.get(node).is_some_and(|p| p.session == session && p.verdict == Verdict::Serving) {
+            then();
         }
-        fallen
+    }
+
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        self.nodes.lock().values().any(|pulse| pulse.due(now) > pulse.verdict)
+    }
+
+    /// Lets the next verdict fall, where one is due. It is reported before the node can be heard again: who returns is
+    /// reported behind it.
+    fn judge(&self, report: mpsc::Permit<'_, Report>) {
+        let now = Instant::now();
+        let mut nodes = self.nodes.lock();
+        let Some((node, pulse)) = nodes.iter_mut().find(|(_, pulse)| pulse.due(now) > pulse.verdict) else { return };
+        pulse.verdict = pulse.due(now);
+        if pulse.verdict == Verdict::Down {
+            warn!(%node, "node is down: heartbeat failure");
+            report.send(Report::Down(node.clone()));
+        } else {
+            info!(%node, "node is silent");
+            report.send(Report::Silent(node.clone()));
+        }
+    }
+}
+
+impl Pulse {
+    fn due(&self, now: Instant) -> Verdict {
+        if self.down_at <= now {
+            Verdict::Down
+        } else if self.silent_at <= now {
+            Verdict::Silent
+        } else {
+            Verdict::Serving
+        }
     }
 }
 
@@ -116,18 +136,58 @@ const TICK: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(liveness: Arc<Liveness>, reports: mpsc::Sender<Report>) {
-    let mut last = Instant::now();
     loop {
+        let before = Instant::now();
         sleep(TICK).await;
-        let late = last.elapsed().saturating_sub(TICK);
-        last = Instant::now();
+        let late = before.elapsed().saturating_sub(TICK);
         if late > LATE {
             warn!(?late, "this manager was held up; nodes are given that time");
             liveness.excuse(late);
         }
-        for report in liveness.verdicts() {
+        while liveness.is_due() {
             // closed only at the end of the term
-            reports.send(report).await.ok();
+            let Ok(report) = reports.reserve().await else { return };
+            liveness.judge(report);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use malha_model::defaults;
+
+    use super::*;
+
+    fn said(reports: &mut mpsc::Receiver<Report>) -> Vec<String> {
+        let name = |r: Report| format!("{r:?}").chars().take_while(|c| c.is_alphabetic()).collect();
+        std::iter::from_fn(|| reports.try_recv().ok()).map(name).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_returns_while_the_verdict_waits_for_room_is_not_given_up() {
+        let liveness = Arc::new(Liveness::default());
+        let pace = Pace::of(&defaults::cluster_spec());
+        let (sender, mut reports) = mpsc::channel(1);
+        sender.send(Report::Silent("other".into())).await.unwrap();
+        liveness.opened(&"n".into(), 1, pace);
+        let judging = tokio::spawn(run(liveness.clone(), sender.clone()));
+        sleep(pace.down() * 2).await;
+        // no verdict has fallen: there was no room to say so
+        assert!(!liveness.heard(&"n".into(), 1, pace));
+        assert_eq!(said(&mut reports), ["Silent"]);
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(said(&mut reports), Vec::<String>::new());
+
+        sleep(pace.silent() + TICK).await;
+        assert_eq!(said(&mut reports), ["Silent"]);
+        let mut up = false;
+        liveness.if_serving(&"n".into(), 1, || up = true);
+        assert!(!up, "a late word of its return does not raise it");
+        assert!(liveness.heard(&"n".into(), 1, pace));
+        liveness.if_serving(&"n".into(), 2, || up = true);
+        assert!(!up, "another session");
+        liveness.if_serving(&"n".into(), 1, || up = true);
+        assert!(up);
+        judging.abort();
     }
 }

@@ -17,7 +17,7 @@ use malha_model::{ClusterSpec, defaults};
 /// Everything follows from `Dispatcher.HeartbeatPeriod` of the Swarm spec (5 s by default): nodes speak ten times as
 /// often. With the default a node beats every 500 ms, leaves names and maps after 1.7 s of silence and is down after
 /// 4.5 s, so that the first is done within 2 s and its tasks run elsewhere within 6 s. A node whose connection broke is
-/// given less time to return, and after a change of leaders everybody is given more.
+/// given less time to return, and after a change of leaders everybody is given more but the one that led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     pub heartbeat: Duration,

@@ -57,6 +57,27 @@ struct Session<'a> {
 /// The other end is gone, or takes nothing any more.
 struct Gone;
 
+/// What a node said that has yet to be reported.
+#[derive(Default)]
+struct Untold {
+    up: bool,
+    statuses: BTreeMap<TaskId, TaskStatus>,
+}
+
+impl Untold {
+    fn is_any(&self) -> bool {
+        self.up || !self.statuses.is_empty()
+    }
+}
+
+/// The future's result, where there is one.
+async fn whenever<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
 pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMessage, AgentMessage>) -> ApiResult<()> {
     let Duplex { tx, mut rx } = session;
     let state = leader.decider.state();
@@ -87,7 +108,6 @@ pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMess
         resync: Mutex::default(),
         wake: tokio::sync::Notify::new(),
     };
-    session.report_up().await;
     tokio::select! {
         biased;
         () = replaced.cancelled() => {}
@@ -119,46 +139,70 @@ impl Leader {
 }
 
 impl Session<'_> {
-    async fn report_up(&self) {
+    // --- what the node says ---
+
+    /// Never waits for the reports to be taken: a node is heard all the while, and of what it says the newest counts.
+    async fn listen(&self, rx: &mut mpsc::Receiver<AgentMessage>) {
+        let mut untold = Untold { up: true, ..Untold::default() };
+        let mut room = None;
+        loop {
+            if room.is_none() && untold.is_any() {
+                room = Some(Box::pin(self.leader.reports.reserve()));
+            }
+            tokio::select! {
+                biased;
+                permit = whenever(&mut room) => {
+                    room = None;
+                    // closed only at the end of the term
+                    let Ok(permit) = permit else { return };
+                    self.tell(permit, &mut untold);
+                }
+                message = rx.recv() => match message {
+                    Some(message) => self.hear(message, &mut untold),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn hear(&self, message: AgentMessage, untold: &mut Untold) {
+        untold.up |= self.leader.liveness.heard(&self.node, self.id, self.pace);
+        match message {
+            // where the channel is full something else is on its way and says the same
+            AgentMessage::Heartbeat => drop(self.tx.try_send(ManagerMessage::Alive)),
+            AgentMessage::TaskStatus(statuses) => untold.statuses.extend(statuses),
+            AgentMessage::Resync(network) => {
+                self.resync.lock().insert(network);
+                self.wake.notify_one();
+            }
+            // acknowledged drain will build on it
+            AgentMessage::NetworkApplied { .. } => {}
+            AgentMessage::Logs { subscription, lines, done } => {
+                self.leader.logs.deliver(subscription, &self.node, lines, done);
+            }
+            AgentMessage::Hello { .. } => debug!(node = %self.node, "a second hello is ignored"),
+        }
+    }
+
+    fn tell(&self, permit: mpsc::Permit<'_, Report>, untold: &mut Untold) {
+        if std::mem::take(&mut untold.up) {
+            // one that has been given up again meanwhile is reported up when it is heard again
+            self.leader.liveness.if_serving(&self.node, self.id, || permit.send(self.up()));
+        } else {
+            let statuses = std::mem::take(&mut untold.statuses).into_iter().collect();
+            permit.send(Report::Tasks(self.node.clone(), statuses));
+        }
+    }
+
+    fn up(&self) -> Report {
         let (description, data_path_addr) = self.hello.clone();
-        let report = Report::Up {
+        Report::Up {
             node: self.node.clone(),
             role: self.role,
             addr: data_path_addr.to_string(),
             description,
             data_path_addr,
-        };
-        // closed only at the end of the term
-        self.leader.reports.send(report).await.ok();
-    }
-
-    // --- what the node says ---
-
-    async fn listen(&self, rx: &mut mpsc::Receiver<AgentMessage>) {
-        while let Some(message) = rx.recv().await {
-            if self.leader.liveness.heard(&self.node, self.id, self.pace) {
-                self.report_up().await;
-            }
-            match message {
-                // where the channel is full something else is on its way and says the same
-                AgentMessage::Heartbeat => drop(self.tx.try_send(ManagerMessage::Alive)),
-                AgentMessage::TaskStatus(statuses) => self.statuses(statuses).await,
-                AgentMessage::Resync(network) => {
-                    self.resync.lock().insert(network);
-                    self.wake.notify_one();
-                }
-                // acknowledged drain will build on it
-                AgentMessage::NetworkApplied { .. } => {}
-                AgentMessage::Logs { subscription, lines, done } => {
-                    self.leader.logs.deliver(subscription, &self.node, lines, done);
-                }
-                AgentMessage::Hello { .. } => debug!(node = %self.node, "a second hello is ignored"),
-            }
         }
-    }
-
-    async fn statuses(&self, statuses: Vec<(TaskId, TaskStatus)>) {
-        self.leader.reports.send(Report::Tasks(self.node.clone(), statuses)).await.ok();
     }
 
     // --- what it is sent ---
@@ -183,12 +227,13 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 // a closed channel is the end of the term; somebody else notices
-                Ok(()) = board.changed() => {}
-                Some(order) = orders.recv() => self.send(order).await?,
                 Ok(()) = managers.changed() => {
                     let known = managers.borrow_and_update().clone();
                     self.send(ManagerMessage::Managers(known)).await?;
                 }
+                // the board is shown after each of them
+                Some(order) = orders.recv() => self.send(order).await?,
+                Ok(()) = board.changed() => {}
                 () = self.wake.notified() => {}
             }
         }

@@ -97,6 +97,44 @@ async fn without_its_leader_the_swarm_answers_again_within_3_s_and_nodes_notice_
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_ran_beside_the_leader_leaves_the_names_and_is_replaced_as_fast_as_elsewhere() {
+    for seed in 40..46 {
+        let (cluster, network, web) = three_replicas(seed, 3, 0).await;
+        let old = cluster.leader().unwrap();
+        let dead = cluster.nodes[old].id.clone();
+        let lost = cluster.running(&web).into_iter().find(|t| t.node.as_ref() == Some(&dead)).unwrap();
+        cluster.net.isolate(&dead);
+        let begin = Instant::now();
+        let leads = |c: &SimCluster| {
+            c.nodes.iter().any(|n| n.id != dead && n.manager().is_some_and(malha_manager::Manager::leads))
+        };
+        cluster.within(Duration::from_secs(3), "another leads", leads).await.unwrap();
+        let elected = begin.elapsed();
+        let state = |c: &SimCluster| {
+            c.nodes
+                .iter()
+                .find(|n| n.id != dead && n.manager().is_some_and(malha_manager::Manager::leads))
+                .unwrap()
+                .state()
+        };
+        let serves = |c: &SimCluster| {
+            malha_control::network_view(&state(c), &network).unwrap().endpoints.get(&lost.id).is_some_and(|e| e.serving)
+        };
+        let silent = cluster.within(Duration::from_secs(3), "out of the names", |c| !serves(c)).await.unwrap();
+        println!("seed {seed}: elected after {elected:?}, out of the names {silent:?} later");
+        assert!(silent < Duration::from_millis(1200), "{silent:?} after the election");
+        let runs = |c: &SimCluster| {
+            let state = state(c);
+            let up = |t: &&std::sync::Arc<malha_model::Task>| t.status.state == malha_model::TaskState::Running;
+            state.tasks_of_service(&web).filter(up).filter(|t| t.node.as_ref() != Some(&dead)).count()
+        };
+        cluster.within(Duration::from_secs(6), "replaced", |c| runs(c) == 3).await.unwrap();
+        println!("replaced after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < elected + Duration::from_secs(5), "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_all_managers_dead_everything_runs_on_and_is_found_again() {
     let (mut cluster, _, web) = three_replicas(15, 3, 2).await;
     let before: Vec<_> = cluster.running(&web).iter().map(|t| t.id.clone()).collect();
