@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use malha_model::{ControlRequest, NodeState};
+use malha_model::{AgentMessage, ControlRequest, ManagerMessage, NodeDescription, NodeState, TaskStatus};
 use malha_simcluster::{SimCluster, SimConfig, service};
+use malha_wire::{Connector as _, Peer};
 use tokio::time::{Instant, sleep};
 
 async fn three_replicas(
@@ -178,4 +179,28 @@ async fn what_nodes_say_while_nothing_can_be_written_is_written_later() {
     disk.set_sync(Duration::ZERO..=Duration::from_millis(1));
     cluster.eventually("replaced", |c| c.unrest().is_none() && c.running(&web).len() == 3).await.unwrap();
     assert!(cluster.running(&web).iter().all(|t| t.id != ends.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_heard_while_no_report_can_be_taken() {
+    let mut cluster = SimCluster::start(SimConfig::new(18, 1, 1)).await.unwrap();
+    cluster.crash(1).await;
+    let slow = Duration::from_secs(60);
+    cluster.nodes[0].raft_disk.set_sync(slow..=slow);
+    let node = &cluster.nodes[1];
+    let peer = Peer { node: node.id.clone(), role: node.role, cluster: node.cluster.clone() };
+    let client = cluster.net.connector(peer).connect(&cluster.nodes[0].addr).await.unwrap();
+    let mut session = client.session().await.unwrap();
+    let talk = async {
+        let hello =
+            AgentMessage::Hello { description: NodeDescription::default(), data_path_addr: [10, 99, 0, 2].into() };
+        session.tx.send(hello).await.unwrap();
+        for n in 0..5000 {
+            let status = (format!("t{n}").into(), TaskStatus::default());
+            session.tx.send(AgentMessage::TaskStatus(vec![status])).await.unwrap();
+        }
+        session.tx.send(AgentMessage::Heartbeat).await.unwrap();
+        while session.rx.recv().await.unwrap() != ManagerMessage::Alive {}
+    };
+    tokio::time::timeout(Duration::from_secs(4), talk).await.expect("an answer to the heartbeat");
 }
