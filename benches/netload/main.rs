@@ -1,16 +1,19 @@
 //! The load tool of the benchmarks. It is the same program on both sides of every comparison and runs inside containers.
 //!
 //! ```text
-//! netload serve PORT                      TCP server; a connection's first byte says what for: s swallow, e echo
+//! netload serve PORT                      TCP server of the loads
 //! netload echo ADDR:PORT                  bare UDP loop that sends each datagram back
 //! netload missing ADDR:PORT               DNS server that knows no name
-//! netload stream|rr|crr ADDR:PORT SECS    bytes one way; one byte to and fro; the same with a connection for each
+//! netload versus stream|rr|crr A B SECS CPU
+//!                                         two targets against each other: bytes one way; one byte to and fro; the same
+//!                                         with a connection for each. A target is [NETNS@]ADDR:PORT; CPU may be `any`
 //! netload dns ADDR:PORT NAME SECS         queries of type A, eight under way; against `echo` the most that UDP allows
 //! netload named ADDR:PORT NAME COUNT      waits until the name has COUNT addresses; prints the wall clock
 //! netload gone ADDR:PORT NAME ADDRESS     waits until it no longer has that one; prints the wall clock
 //! ```
 //!
-//! A load prints one line of JSON: `rate` per second (bits for `stream`), and `p50`, `p99` in microseconds where known.
+//! `dns` prints one line of JSON: `rate` per second, `p50` and `p99` in microseconds, and what was `lost`; `versus` one for
+//! each pair of connections: rates `a` and `b` (of bits for `stream`) and their `ratio`.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,20 +24,28 @@
 )]
 
 mod names;
-mod tcp;
+mod serve;
+mod side;
+mod versus;
 
 use std::time::{Duration, Instant};
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["serve", port] => tcp::serve(port.parse().unwrap()),
+        ["serve", port] => serve::serve(port.parse().unwrap()),
         ["echo", addr] => names::echo(addr),
         ["missing", addr] => names::missing(addr),
-        ["stream", addr, secs] => print(&tcp::stream(addr, time(secs))),
-        ["rr", addr, secs] => print(&tcp::request_response(addr, time(secs))),
-        ["crr", addr, secs] => print(&tcp::connections(addr, time(secs))),
+        ["versus", kind, a, b, secs, cpu] => {
+            pin(cpu);
+            versus::run(kind, &[a, b].map(side::Side::new), time(secs));
+        }
         ["dns", addr, name, secs] => print(&names::load(addr, name, time(secs))),
         ["named", addr, name, count] => {
             let count = count.parse().unwrap();
@@ -53,6 +64,15 @@ fn main() {
 
 fn time(secs: &str) -> Duration {
     Duration::from_secs_f64(secs.parse().unwrap())
+}
+
+/// Threads that are started later stand on the same processor.
+fn pin(cpu: &str) {
+    if cpu != "any" {
+        let mut set = CpuSet::new();
+        set.set(cpu.parse().unwrap()).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+    }
 }
 
 fn print(measured: &Measured) {

@@ -1,7 +1,7 @@
 //! The cluster under measurement, and processes that must not outlive it.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -82,6 +82,18 @@ impl Cluster {
         command
     }
 
+    /// `netload` of the machine that stands in a process's cgroups: as a container, but free to enter network namespaces.
+    pub(crate) fn beside(&self, pid: &str, args: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        let enter = r#"while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || exit; shift; done; shift; exec "$@""#;
+        command.args(["-c", enter, "sh"]).args(cgroups(pid)).arg("--").arg(&self.netload).args(args);
+        command
+    }
+
+    pub(crate) fn pid(&self, node: &str, container: &str) -> String {
+        self.docker(node, &["inspect", container, "--format", "{{.State.Pid}}"]).trim().to_owned()
+    }
+
     pub(crate) fn container(&self, node: &str, service: &str) -> String {
         let filter = format!("name={service}.");
         let found = self.docker(node, &["ps", "-q", "--no-trunc", "--filter", &filter]);
@@ -136,6 +148,20 @@ impl Drop for Background {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Directories of a process, in each hierarchy that has a group of its own for it.
+fn cgroups(pid: &str) -> Vec<PathBuf> {
+    let listed = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let fields = listed.lines().map(|l| l.splitn(3, ':').collect::<Vec<_>>());
+    let own = fields.filter(|f| f[2] != "/");
+    own.map(|f| match f[1] {
+        "" if Path::new("/sys/fs/cgroup/cgroup.procs").exists() => format!("/sys/fs/cgroup{}", f[2]),
+        "" => format!("/sys/fs/cgroup/unified{}", f[2]),
+        controllers => format!("/sys/fs/cgroup/{}{}", controllers.trim_start_matches("name="), f[2]),
+    })
+    .map(PathBuf::from)
+    .collect()
 }
 
 /// Standard output of a command that must succeed.

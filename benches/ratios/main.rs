@@ -22,6 +22,7 @@ mod resolver;
 mod rounds;
 mod speed;
 mod traffic;
+mod versus;
 
 use cluster::Cluster;
 use report::Report;

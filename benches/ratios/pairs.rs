@@ -1,6 +1,7 @@
 //! What to compare with: two containers that have no network of Malha's, only links that are made here by hand.
 //!
-//! They are containers so that everything else is alike: cgroup, system call filter, the way in by `docker exec`.
+//! They are containers so that everything else is alike: cgroup and system call filter of the server, and the state of a
+//! namespace that the client of both sides enters.
 
 use std::process::Command;
 
@@ -15,7 +16,8 @@ const VXLAN: &str = "198.18.1.2";
 pub(crate) struct Pair {
     /// Names of the namespaces: client, server, the underlay between them.
     names: [String; 3],
-    client: String,
+    /// Process of the server.
+    pub(crate) server: String,
 }
 
 impl Pair {
@@ -24,13 +26,12 @@ impl Pair {
     pub(crate) fn new(c: &Cluster) -> Self {
         let run = || c.docker(NODE, &["run", "-d", "--network", "none", IMAGE]).trim().to_owned();
         let (client, server) = (run(), run());
+        let [client, server] = [client, server].map(|container| c.pid(NODE, &container));
         let names = ["client", "server", "net"].map(|end| format!("malhabench-{}-{end}", std::process::id()));
-        let pair = Self { names, client };
+        let pair = Self { names, server };
         let [a, b, net] = &pair.names;
-        for (name, container) in [(a, &pair.client), (b, &server)] {
-            let pid = c.docker(NODE, &["inspect", container, "--format", "{{.State.Pid}}"]);
-            ip(&["netns", "attach", name, pid.trim()]);
-        }
+        ip(&["netns", "attach", a, &client]);
+        ip(&["netns", "attach", b, &pair.server]);
         ip(&["netns", "add", net]);
         ip(&["-n", a, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", b]);
         address(a, "veth0", "198.18.0.1/24");
@@ -51,14 +52,18 @@ impl Pair {
         pair
     }
 
-    /// `netload` over the veth pair.
-    pub(crate) fn over_veth(&self, c: &Cluster, kind: &str, secs: &str) -> Command {
-        c.inside((NODE, &self.client), &[kind, &format!("{VETH}:{PORT}"), secs])
+    /// The server over the veth pair, from the client's namespace.
+    pub(crate) fn over_veth(&self) -> String {
+        self.target(VETH)
     }
 
-    /// `netload` over the VXLAN pair.
-    pub(crate) fn over_vxlan(&self, c: &Cluster, kind: &str, secs: &str) -> Command {
-        c.inside((NODE, &self.client), &[kind, &format!("{VXLAN}:{PORT}"), secs])
+    /// The server over the VXLAN pair.
+    pub(crate) fn over_vxlan(&self) -> String {
+        self.target(VXLAN)
+    }
+
+    fn target(&self, addr: &str) -> String {
+        format!("/run/netns/{}@{addr}:{PORT}", self.names[0])
     }
 }
 

@@ -20,10 +20,10 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new(rounds: &Rounds) -> Self {
         println!(
-            "{} rounds of {} s for each side, alternating; ratio: median of the rounds",
+            "{} rounds of {} s; ratio: median of what was taken together, and its interval of 95 % confidence",
             rounds.count, rounds.secs
         );
-        println!("{:<58} {:>16} {:>16} {:>7}  floor", "", "malha", "compared with", "ratio");
+        println!("{:<58} {:>16} {:>16} {:>7} {:<13}  floor", "", "malha", "compared with", "ratio", "");
         Self::default()
     }
 
@@ -36,7 +36,8 @@ impl Report {
     pub(crate) fn compared(&mut self, what: &str, compared: &Compared, unit: fn(f64) -> String, floor: Floor) {
         let (ours, base) = (unit(compared.ours()), unit(compared.base()));
         let verdict = self.verdict(what, compared.ratio(), floor, |f| format!("{f:.2}"));
-        println!("  {what:<56} {ours:>16} {base:>16} {:>7.2}  {verdict}", compared.ratio());
+        let (ratio, (low, high)) = (compared.ratio(), compared.interval());
+        println!("  {what:<56} {ours:>16} {base:>16} {ratio:>7.3} {low:.3}–{high:.3}  {verdict}");
     }
 
     /// A figure of our own; the spread over the tries is shown.
@@ -45,7 +46,7 @@ impl Report {
         let verdict = self.verdict(what, middle, floor, unit);
         let worst = tries.iter().copied().fold(f64::MIN, f64::max);
         let spread = if tries.len() > 1 { format!("worst {}", unit(worst)) } else { String::new() };
-        println!("  {what:<56} {:>16} {spread:>16} {:>7}  {verdict}", unit(middle), "");
+        println!("  {what:<56} {:>16} {spread:>16} {:>7} {:<13}  {verdict}", unit(middle), "", "");
     }
 
     fn verdict(&mut self, what: &str, value: f64, floor: Floor, unit: impl Fn(f64) -> String) -> String {

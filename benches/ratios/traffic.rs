@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::{
     cluster::{Cluster, IMAGE, NODES, until},
     pairs::Pair,
-    report::{Floor, Report, bits, per_second},
-    rounds::{Load, Rounds, load},
+    report::{Floor, Report},
+    rounds::Rounds,
+    versus::{CONNECTIONS, EXCHANGES, THROUGHPUT, Versus},
 };
 
 const NETWORK: &str = "lab-net";
@@ -15,20 +16,20 @@ const PUBLISHED: &str = "7000";
 /// Of a server on `--network host`.
 const DIRECT: &str = "7001";
 
-/// Mode of the load tool, its name, how its figure is written.
-type Kind = (&'static str, &'static str, fn(f64) -> String);
-/// Title, target, what it is held against, floor.
-type Comparison<'a> = (&'a str, &'a str, &'a dyn Fn(&str) -> Load, Floor);
-
 /// Services that the measurements share: a server on node1, one on node2 that is published, a place to measure from on
 /// every node, and ten tasks to be named.
 pub(crate) struct Lab {
     /// On node1.
     pub(crate) container: String,
-    near: String,
-    near_vip: String,
-    far: String,
-    far_vip: String,
+    near: Server,
+    far: Server,
+}
+
+/// A service of one task.
+struct Server {
+    pid: String,
+    task: String,
+    vip: String,
 }
 
 impl Lab {
@@ -51,13 +52,15 @@ impl Lab {
         for (name, count) in [("near", 1), ("far", 1), ("lab", NODES.len()), ("ten", 10)] {
             until(Duration::from_secs(60), name, || (c.tasks(name).len() == count).then_some(()));
         }
-        let target = |node: &str, service: &str| {
-            let address = c.address(node, &c.container(node, service), NETWORK);
-            (format!("{address}:{PORT}"), format!("{}:{PORT}", vip(c, service)))
+        let server = |node: &str, service: &str| {
+            let container = c.container(node, service);
+            Server {
+                pid: c.pid(node, &container),
+                task: format!("{}:{PORT}", c.address(node, &container, NETWORK)),
+                vip: format!("{}:{PORT}", vip(c, service)),
+            }
         };
-        let (near, near_vip) = target("node1", "near");
-        let (far, far_vip) = target("node2", "far");
-        Self { container: c.container("node1", "lab"), near, near_vip, far, far_vip }
+        Self { container: c.container("node1", "lab"), near: server("node1", "near"), far: server("node2", "far") }
     }
 }
 
@@ -70,60 +73,62 @@ fn vip(c: &Cluster, service: &str) -> String {
 }
 
 pub(crate) fn run(c: &Cluster, lab: &Lab, rounds: &Rounds, report: &mut Report) {
-    let secs = &rounds.secs.to_string();
-    let from_lab = |kind: &str, target: &str| load(&mut c.inside(("node1", &lab.container), &[kind, target, secs]));
+    links(c, lab, rounds, report);
+    virtual_addresses(c, lab, rounds, report);
+    published(c, lab, rounds, report);
+}
 
-    let kinds: [Kind; 3] = [
-        ("stream", "throughput", bits),
-        ("rr", "request/response", per_second),
-        ("crr", "new connections", per_second),
-    ];
+/// The client is one process in the cgroups of a container; its sockets are in that container's network and in the pair's.
+fn links(c: &Cluster, lab: &Lab, rounds: &Rounds, report: &mut Report) {
     let pair = Pair::new(c);
-    let over_veth = |kind: &str| load(&mut pair.over_veth(c, kind, secs));
-    let over_vxlan = |kind: &str| load(&mut pair.over_vxlan(c, kind, secs));
-    let comparisons: [Comparison<'_>; 3] = [
-        ("Same node, against a bare veth pair", &lab.near, &over_veth, Floor::AtLeast(0.95)),
-        ("Across nodes, against a plain VXLAN pair", &lab.far, &over_vxlan, Floor::AtLeast(0.95)),
-        ("Across nodes, against the bare veth pair", &lab.far, &over_veth, Floor::None),
-    ];
-    for (title, target, base, floor) in comparisons {
-        report.section(title);
-        for (kind, name, unit) in &kinds[..2] {
-            let compared = rounds.rates(|| from_lab(kind, target), || base(kind));
-            report.compared(name, &compared, *unit, floor);
-        }
-    }
-    for (title, vip, target) in [
-        ("Virtual IP against the task's address, same node", &lab.near_vip, &lab.near),
-        ("Virtual IP against the task's address, across nodes", &lab.far_vip, &lab.far),
+    let here = c.pid("node1", &lab.container);
+    let client = |args: &[&str]| c.beside(&here, args);
+    let ours = |server: &Server| format!("/proc/{here}/ns/net@{}", server.task);
+    let (near, far, veth, vxlan) = (ours(&lab.near), ours(&lab.far), pair.over_veth(), pair.over_vxlan());
+    for (title, ours, server, base, floor) in [
+        ("Same node, against a bare veth pair", &near, &lab.near.pid, &veth, Floor::AtLeast(0.95)),
+        ("Across nodes, against a plain VXLAN pair", &far, &lab.far.pid, &vxlan, Floor::AtLeast(0.95)),
+        ("Across nodes, against the bare veth pair", &far, &lab.far.pid, &veth, Floor::None),
     ] {
-        report.section(title);
-        for (kind, name, unit) in &kinds {
-            let compared = rounds.rates(|| from_lab(kind, vip), || from_lab(kind, target));
-            report.compared(name, &compared, *unit, Floor::AtLeast(0.97));
-        }
+        let kinds = [(THROUGHPUT, floor), (EXCHANGES, floor)];
+        Versus { title, targets: [ours, base], servers: &[server, &pair.server], client: &client, kinds: &kinds }
+            .run(rounds, report);
     }
-    published(c, rounds, report);
+}
+
+/// By `docker exec`: a virtual IP is translated in the container's cgroup.
+fn virtual_addresses(c: &Cluster, lab: &Lab, rounds: &Rounds, report: &mut Report) {
+    let client = |args: &[&str]| c.inside(("node1", &lab.container), args);
+    let [near, far] = [&lab.near, &lab.far];
+    let held = Floor::AtLeast(0.97);
+    for (title, server, ours, floor) in [
+        ("Virtual IP against the task's address, same node", near, &near.vip, held),
+        ("Virtual IP against the task's address, across nodes", far, &far.vip, held),
+        ("The measure itself: the task's address against the same, same node", near, &near.task, Floor::None),
+    ] {
+        let kinds = [THROUGHPUT, EXCHANGES, CONNECTIONS].map(|kind| (kind, floor));
+        Versus { title, targets: [ours, &server.task], servers: &[&server.pid], client: &client, kinds: &kinds }
+            .run(rounds, report);
+    }
 }
 
 /// From outside, where the task is on node2.
-fn published(c: &Cluster, rounds: &Rounds, report: &mut Report) {
-    let secs = &rounds.secs.to_string();
-    let from_client = |kind: &str, node: &str, port: &str| -> Load {
-        load(&mut c.in_netns(c.client().1, &[kind, &format!("{}:{port}", c.addr(node)), secs]))
-    };
-    c.docker("node2", &["run", "-d", "--network", "host", IMAGE, "netload", "serve", DIRECT]);
-    report.section("Published port from outside, against a server in the node's own network");
-    for (what, node, floor) in [
-        ("through a node without a task", "node3", Floor::AtLeast(0.6)),
-        ("through the task's node", "node2", Floor::None),
+fn published(c: &Cluster, lab: &Lab, rounds: &Rounds, report: &mut Report) {
+    let client = |args: &[&str]| c.in_netns(c.client().1, args);
+    let direct = c.docker("node2", &["run", "-d", "--network", "host", IMAGE, "netload", "serve", DIRECT]);
+    let direct = c.pid("node2", direct.trim());
+    let base = format!("{}:{DIRECT}", c.addr("node2"));
+    for (title, node, floor) in [
+        (
+            "Published, node without a task, against a server in the other node's own network",
+            "node3",
+            Floor::AtLeast(0.6),
+        ),
+        ("Published, the task's node, against a server in that node's own network", "node2", Floor::None),
     ] {
-        for (kind, name, unit, floor) in [
-            ("crr", "new connections", per_second as fn(f64) -> String, floor),
-            ("stream", "throughput", bits, Floor::None),
-        ] {
-            let compared = rounds.rates(|| from_client(kind, node, PUBLISHED), || from_client(kind, "node2", DIRECT));
-            report.compared(&format!("{name}, {what}"), &compared, unit, floor);
-        }
+        let ours = format!("{}:{PUBLISHED}", c.addr(node));
+        let kinds = [(CONNECTIONS, floor), (THROUGHPUT, Floor::None)];
+        Versus { title, targets: [&ours, &base], servers: &[&lab.far.pid, &direct], client: &client, kinds: &kinds }
+            .run(rounds, report);
     }
 }
