@@ -5,7 +5,7 @@
 
 use std::{fs, process::Command};
 
-use crate::cluster::output;
+use crate::cluster::{Cluster, IMAGE, output};
 
 /// The group above all containers: cgroup v2, or v1 where the processors are still handed out there.
 const SHARES: [(&str, &str); 3] = [
@@ -19,7 +19,10 @@ pub(crate) const FIRST: [&str; 3] = ["nice", "-n", "-20"];
 pub(crate) struct Favoured(Vec<(&'static str, String)>);
 
 impl Favoured {
-    pub(crate) fn containers() -> Self {
+    /// The group, and its share, may be there only when a first container was.
+    pub(crate) fn containers(c: &Cluster) -> Self {
+        let first = c.docker("node1", &["run", "-d", "--network", "none", IMAGE]);
+        c.docker("node1", &["rm", "-f", first.trim()]);
         let mut before = Vec::new();
         for (path, most) in SHARES {
             if let Ok(old) = fs::read_to_string(path)
@@ -28,6 +31,7 @@ impl Favoured {
                 before.push((path, old));
             }
         }
+        assert!(!before.is_empty(), "no share of the processors to give to containers: {SHARES:?}");
         Self(before)
     }
 }

@@ -1,8 +1,9 @@
 //! `make bench`: what Malha costs, as ratios against the bare kernel on the same machine in the same minute.
 //!
 //! A real cluster of three nodes is driven by the stock docker CLI; the load runs inside its containers. Absolute figures
-//! of a shared machine say little, so both sides of a comparison alternate in short rounds and the ratio is the median of
-//! the rounds' ratios. A floor that is missed is printed as such; it does not fail the run.
+//! of a shared machine say little, so both sides of a comparison alternate: links every few milliseconds in one process,
+//! names in short rounds. The ratio is the median of the ratios of what was taken together, printed with its interval of
+//! confidence. A floor that is missed is printed as such; it does not fail the run.
 //!
 //! `ratios MALHA NETLOAD IMAGE.tar`, run as root; `ROUNDS` and `SECS` in the environment change the rounds.
 
@@ -37,12 +38,12 @@ fn main() {
     let only = std::env::var("ONLY").unwrap_or_default();
     let wanted = |part: &str| only.is_empty() || only.split(',').any(|o| o == part);
     let cluster = Cluster::up(malha, netload, image);
-    let favoured = favour::Favoured::containers();
     let rounds = Rounds::from_env();
     let mut report = Report::new(&rounds);
     if wanted("memory") {
         memory::idle(&cluster, &mut report);
     }
+    let favoured = favour::Favoured::containers(&cluster);
     if wanted("traffic") || wanted("names") {
         let lab = traffic::Lab::new(&cluster);
         if wanted("traffic") {
