@@ -43,6 +43,8 @@ fn start(m: &mut Machines) {
         (&[][..], "is in use by another malha daemon"),
         (&["--log-level", "loud"], "log-level \"loud\""),
         (&["--host", "tcp://127.0.0.1:2375"], "tcp without client certificates"),
+        (&["--registry-mirror", "mirror:5000"], "registry-mirrors: invalid mirror: no scheme specified"),
+        (&["--insecure-registry", "http://reg:5000"], "insecure registry http://reg:5000 should not contain '://'"),
     ] {
         let out = run(&mut m.daemon("a1", flags));
         let said = text(&out.stderr);

@@ -4,6 +4,8 @@
 //! in the file and repeatable singular flags. An unknown key or a setting given in both places is an error that names it,
 //! as Docker treats it; nothing is silently ignored.
 
+mod registries;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -179,8 +181,13 @@ fn merge(args: DaemonArgs, file: File) -> Result<Config> {
         containerd: one("containerd", args.containerd, file.containerd)?
             .unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
         oci_runtime: one("oci-runtime", args.oci_runtime, file.oci_runtime)?,
-        registry_mirrors: list("registry-mirrors", args.registry_mirrors, file.registry_mirrors)?,
-        insecure_registries: list("insecure-registries", args.insecure_registries, file.insecure_registries)?,
+        registry_mirrors: each("registry-mirrors", args.registry_mirrors, file.registry_mirrors, registries::mirror)?,
+        insecure_registries: each(
+            "insecure-registries",
+            args.insecure_registries,
+            file.insecure_registries,
+            registries::insecure,
+        )?,
         default_advertise_addr: one(
             "default-advertise-addr",
             args.default_advertise_addr,
@@ -209,6 +216,16 @@ fn one<T>(key: &str, flag: Option<T>, file: Option<T>) -> Result<Option<T>> {
 fn list<T>(key: &str, flags: Vec<T>, file: Vec<T>) -> Result<Vec<T>> {
     ensure!(flags.is_empty() || file.is_empty(), "{key} is set both by flags and in the config file");
     Ok(if flags.is_empty() { file } else { flags })
+}
+
+/// A list whose values are checked one by one.
+fn each(
+    key: &'static str,
+    flags: Vec<String>,
+    file: Vec<String>,
+    check: impl Fn(&str) -> Result<String>,
+) -> Result<Vec<String>> {
+    list(key, flags, file)?.iter().map(|v| check(v).context(key)).collect()
 }
 
 fn tls(verify: bool, ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<ApiTls>> {
@@ -274,6 +291,18 @@ mod tests {
             (vec!["-H", "tcp://127.0.0.1:2375"], "{}", "client certificates"),
             (vec!["-H", "here"], "{}", "here"),
             (vec!["--dns", "ns"], "{}", "ns"),
+            (vec!["--registry-mirror", "mirror:5000"], "{}", "registry-mirrors: invalid mirror: no scheme"),
+            (vec![], r#"{"registry-mirrors": ["http://m/v1"]}"#, "registry-mirrors: invalid mirror: a path"),
+            (
+                vec!["--insecure-registry", "http://r:5000"],
+                "{}",
+                "insecure-registries: insecure registry http://r:5000",
+            ),
+            (
+                vec![],
+                r#"{"insecure-registries": ["10.0.0.0/33"]}"#,
+                "insecure-registries: insecure registry 10.0.0.0/33",
+            ),
         ] {
             let error = format!("{:#}", load(&flags, file).unwrap_err());
             assert!(error.contains(text), "{error:?} should name {text:?}");
