@@ -1,6 +1,6 @@
 //! The sixteen rows of the walk-through, with the stock docker CLI over one manager and two workers.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 
@@ -85,6 +85,7 @@ fn rows_2_to_7_discovery(c: &Cluster) {
     let tasks = c.wait_running("teste_discovery_search", 2);
     assert_ne!(tasks[0].node, tasks[1].node, "spread over nodes");
 
+    let mut seen = BTreeSet::new();
     for task in &tasks {
         assert!(network_names(c, &task.node).contains(&"minha_rede_overlay".to_owned()));
         let network = inspect_network(c, &task.node, "minha_rede_overlay");
@@ -104,7 +105,12 @@ fn rows_2_to_7_discovery(c: &Cluster) {
             (peers.len() == 2).then_some(peers)
         });
         assert!(peers.iter().all(|p| p["IP"].as_str().unwrap().starts_with("192.168.77.")), "{peers:?}");
+        let names: BTreeSet<&str> = peers.iter().map(|p| p["Name"].as_str().unwrap()).collect();
+        let like_dockers = |n: &&str| n.len() == 12 && n.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
+        assert!(names.len() == 2 && names.iter().all(like_dockers), "{peers:?}");
+        seen.insert(peers.iter().map(Value::to_string).collect::<BTreeSet<_>>());
     }
+    assert_eq!(seen.len(), 1, "the same peers, seen from either: {seen:?}");
     for (from, to) in [(0, 1), (1, 0)] {
         let out = until(Duration::from_secs(5), "the other task's name", || {
             let out = c.in_task(&tasks[from], &["ping", "-c", "3", "-w", "5", &tasks[to].name]);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use malha_api::backend::{CreateNetwork, LocalEndpoint, LocalNetwork, PeerInfo};
 use malha_dataplane::{GWBRIDGE, GwBridgeConfig};
 use malha_kit::durable;
-use malha_model::{ApiError, ApiResult, Code, IpamConfig, IpamSpec, NetworkView, Timestamp};
+use malha_model::{ApiError, ApiResult, Code, IpamConfig, IpamSpec, NetworkView, NodeId, Timestamp};
 use malha_netplan::mac_of;
 use malha_runtime::Runtime;
 use parking_lot::Mutex;
@@ -237,6 +237,12 @@ fn swarm_network(view: &NetworkView, containers: Option<&BTreeMap<String, LocalE
         options,
         labels: spec.labels.clone(),
         containers,
-        peers: view.peers.values().map(|p| PeerInfo { name: p.name.clone(), ip: p.addr.to_string() }).collect(),
+        peers: view.peers.iter().map(|(node, p)| PeerInfo { name: peer_name(node), ip: p.addr.to_string() }).collect(),
     }
+}
+
+/// The name under which Docker's gossip knows a node: 12 digits, drawn at each start there. Here they are derived, so
+/// that a node is the same peer on every network and for as long as it is a member.
+fn peer_name(node: &NodeId) -> String {
+    endpoint_id("peer", node.as_str()).chars().take(12).collect()
 }
