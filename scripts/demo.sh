@@ -94,9 +94,9 @@ on "$one" docker exec "$(container "$one" teste_discovery)" nslookup hello-a
 
 bold "16. The five parts: packet filter and NAT, load balancer, ARP, NAT, embedded DNS"
 on "$one" nft list table inet malha
-on node1 "$MALHA" inspect --instance "malha-$NAME-node1" services
-on node1 "$MALHA" inspect --instance "malha-$NAME-node1" endpoints
-on node1 "$MALHA" inspect --instance "malha-$NAME-node1" drops
+on node1 "$MALHA" inspect services
+on node1 "$MALHA" inspect endpoints
+on node1 "$MALHA" inspect drops
 
 bold "It stands. Use it:"
 dev status

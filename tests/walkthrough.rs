@@ -220,11 +220,10 @@ fn row_16_every_part_can_be_looked_at(c: &Cluster) {
     let task = &c.tasks("hello-a")[0];
     let table = c.exec(&task.node, &["nft", "list", "table", "inet", "malha"]);
     assert!(table.contains("masquerade"), "{table}");
-    let instance = format!("malha-{}-{}", c.name, task.node);
     for (part, needle) in
         [("services", "10.0.2."), ("endpoints", "02:42:0a:00:02:"), ("ports", "5000"), ("drops", "reason")]
     {
-        let out = c.exec(&task.node, &[env!("CARGO_BIN_EXE_malha"), "inspect", "--instance", &instance, part]);
+        let out = c.exec(&task.node, &[env!("CARGO_BIN_EXE_malha"), "inspect", part]);
         assert!(out.to_lowercase().contains(needle), "{part}: {out}");
     }
 }

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 pub(crate) const DEFAULT_HOST: &str = "unix:///run/malha/malha.sock";
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/malha/daemon.json";
+pub(crate) const DEFAULT_INSTANCE: &str = "malha";
 
 #[derive(Debug, Args)]
 pub(crate) struct DaemonArgs {
@@ -204,7 +205,7 @@ fn merge(args: DaemonArgs, file: File) -> Result<Config> {
         log_json: format == "json",
         tls,
         hostname: one("hostname", args.hostname, file.hostname)?.map_or_else(machine_hostname, Ok)?,
-        instance: one("instance", args.instance, file.instance)?.unwrap_or_else(|| "malha".into()),
+        instance: one("instance", args.instance, file.instance)?.unwrap_or_else(|| DEFAULT_INSTANCE.into()),
     })
 }
 

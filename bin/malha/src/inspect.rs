@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use malha_dataplane::ebpf::{self, MapDump, Stats};
 
-use crate::paths;
+use crate::{config::DEFAULT_INSTANCE, dev, paths};
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Name of the node where several share this machine.
-    #[arg(long, default_value = "malha")]
-    instance: String,
+    /// Name of the node where several share this machine. [default: the `malha dev` node that DOCKER_HOST names, else
+    /// malha]
+    #[arg(long, value_name = "NAME")]
+    instance: Option<String>,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -66,9 +67,11 @@ impl Part {
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
-    let dir = paths::pin_dir(&args.instance);
-    let (maps, stats) = ebpf::inspect(&dir)
-        .with_context(|| format!("no node {:?} on this machine ({})", args.instance, dir.display()))?;
+    let instance = args.instance.clone().or_else(of_docker_host).unwrap_or_else(|| DEFAULT_INSTANCE.to_owned());
+    let dir = paths::pin_dir(&instance);
+    let (maps, stats) = ebpf::inspect(&dir).with_context(|| {
+        format!("no node {instance:?} on this machine ({}); there are: {}", dir.display(), known_instances())
+    })?;
     let wanted: Vec<&MapDump> = maps.iter().filter(|m| args.part.maps().contains(&m.name)).collect();
     let counters = matches!(args.part, Part::Drops | Part::All);
     if args.json {
@@ -87,6 +90,18 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         print_counters(&stats);
     }
     Ok(())
+}
+
+/// Where `malha dev exec` leads, and whoever exported what `malha dev up` told.
+fn of_docker_host() -> Option<String> {
+    dev::instance_at(&std::env::var("DOCKER_HOST").ok()?)
+}
+
+fn known_instances() -> String {
+    let entries = std::fs::read_dir(paths::pin_dir("")).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.sort();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 fn print_counters(stats: &Stats) {

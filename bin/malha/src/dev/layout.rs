@@ -4,6 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Above the run-time state of all clusters.
+const RUN: &str = "/run/malha/dev";
+
 /// Paths and names of one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -17,7 +20,7 @@ impl Layout {
         Self {
             name: name.to_owned(),
             state: Path::new("/var/lib/malha/dev").join(name),
-            run: Path::new("/run/malha/dev").join(name),
+            run: Path::new(RUN).join(name),
         }
     }
 
@@ -62,5 +65,27 @@ impl Layout {
     /// Name of a node's containerd namespace, cgroup and pin directory.
     pub(crate) fn instance(&self, node: &str) -> String {
         format!("malha-{}-{node}", self.name)
+    }
+}
+
+/// The instance of the development node whose API is at `host`, a `DOCKER_HOST`; none where that is no such node's.
+pub(crate) fn instance_at(host: &str) -> Option<String> {
+    let socket = Path::new(host.strip_prefix("unix://")?).strip_prefix(RUN).ok()?;
+    let (cluster, node) = socket.to_str()?.strip_suffix(".sock")?.split_once('/')?;
+    (!node.contains('/')).then(|| Layout::new(cluster).instance(node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_tells_its_instance() {
+        let layout = Layout::new("my-demo");
+        let host = format!("unix://{}", layout.socket("node2").display());
+        assert_eq!(instance_at(&host), Some(layout.instance("node2")));
+        for other in ["unix:///run/malha/malha.sock", "tcp://10.0.0.1:2376", "unix:///run/malha/dev/x/y/z.sock", ""] {
+            assert_eq!(instance_at(other), None, "{other}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod up;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 
+pub(crate) use self::layout::instance_at;
 use self::{cluster::Cluster, layout::Layout};
 
 #[derive(Debug, Args)]

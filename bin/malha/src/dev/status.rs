@@ -25,6 +25,8 @@ struct NodeStatus {
     addr: String,
     socket: String,
     netns: String,
+    /// For `malha inspect --instance`.
+    instance: String,
     /// None while the daemon does not run.
     pid: Option<i32>,
     log: String,
@@ -47,6 +49,7 @@ pub(crate) async fn status(layout: &Layout, json: bool) -> Result<()> {
             addr: member.addr.to_string(),
             socket: socket.display().to_string(),
             netns: layout.netns(&member.name),
+            instance: layout.instance(&member.name),
             pid: member.daemon.filter(|p| Process::is_alive(*p)).map(|p| p.pid),
             log: layout.log(&member.name).display().to_string(),
         });
@@ -57,10 +60,16 @@ pub(crate) async fn status(layout: &Layout, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&status)?);
         return Ok(());
     }
-    println!("{:<8} {:<8} {:<15} {:<8} {:<28} DOCKER_HOST", "NODE", "ROLE", "ADDRESS", "PID", "NETNS");
+    println!(
+        "{:<8} {:<8} {:<15} {:<8} {:<28} {:<28} DOCKER_HOST",
+        "NODE", "ROLE", "ADDRESS", "PID", "NETNS", "INSTANCE"
+    );
     for n in &status.nodes {
         let pid = n.pid.map_or_else(|| "-".to_owned(), |p| p.to_string());
-        println!("{:<8} {:<8} {:<15} {pid:<8} {:<28} unix://{}", n.name, n.role, n.addr, n.netns, n.socket);
+        println!(
+            "{:<8} {:<8} {:<15} {pid:<8} {:<28} {:<28} unix://{}",
+            n.name, n.role, n.addr, n.netns, n.instance, n.socket
+        );
     }
     println!("{:<8} {:<8} {:<15} {:<8} {}", "client", "-", status.client.addr, "-", status.client.netns);
     Ok(())
