@@ -124,6 +124,16 @@ fn listed_and_inspected(c: &Cluster) {
     for part in ["64\n", "00000000a80435fa", "1.2.3.4\tfoo", "Read-only file system", "128\n"] {
         assert!(said.contains(part), "{part:?} in {said}");
     }
+    let size = |name: &str| {
+        let sizes = c.d("node2", &format!("inspect -s --format {{{{.SizeRw}}}}/{{{{.SizeRootFs}}}} {name}"));
+        let (rw, root_fs) = sizes.trim().split_once('/').map(|(a, b)| (a.parse::<i64>(), b.parse::<i64>())).unwrap();
+        (rw.unwrap(), root_fs.unwrap())
+    };
+    c.d("node2", "run --name writer alpine dd if=/dev/zero of=/big bs=1024 count=3000");
+    let (empty, full) = (size("two"), size("writer"));
+    assert!(empty.0 < 1 << 20 && empty.1 > empty.0 && full.0 - empty.0 >= 3_000_000, "{empty:?} {full:?}");
+    assert!(c.d("node2", "ps -as --filter name=writer --format {{.Size}}").starts_with("3."), "3 MB and little more");
+    c.d("node2", "rm writer");
     c.d("node2", "rename one uno");
     c.no("node2", "inspect one", "No such object: one");
     c.d("node2", "rm -f uno two");

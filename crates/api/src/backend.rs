@@ -17,10 +17,10 @@ mod volume;
 pub use self::{
     cluster::{Cluster, InitRequest, JoinRequest, LocalState, RemoteManager, SwarmInfo, SwarmLogs},
     container::{
-        AttachOptions, Container, ContainerConfig, ContainerLogLine, ContainerLogs, ContainerState, ContainerStatus,
-        CreateContainer, CreatedContainer, Exit, Health, HostConfig, LogConfig, MountPoint, OutputChunk, OutputStream,
-        PortBinding, PortSummary, RemoveContainer, RestartPolicy, Stdio, StopOptions, TerminalSize, Ulimit, Wait,
-        WaitCondition,
+        AttachOptions, Container, ContainerConfig, ContainerLogLine, ContainerLogs, ContainerSize, ContainerState,
+        ContainerStatus, CreateContainer, CreatedContainer, Exit, Health, HostConfig, LogConfig, MountPoint,
+        OutputChunk, OutputStream, PortBinding, PortSummary, RemoveContainer, RestartPolicy, Stdio, StopOptions,
+        TerminalSize, Ulimit, Wait, WaitCondition,
     },
     engine::Engine,
     exec::{Exec, ExecConfig},

@@ -24,10 +24,10 @@ mod volume;
 pub use self::{
     config::{RegistryConfig, RuntimeConfig},
     container::{
-        AttachOptions, Attachment, ConsoleSize, ContainerFiles, ContainerInfo, ContainerPaths, ContainerState,
-        ContainerStatus, CreateOptions, ExecInfo, ExecOptions, ExitStatus, LogLine, LogOptions, LogStream, Mount,
-        MountPoint, MountSource, NetworkMode, OutputChunk, OutputStream, Process, Resources, StdStream, StdinWriter,
-        Ulimit, WaitCondition, WaitHandle,
+        AttachOptions, Attachment, ConsoleSize, ContainerFiles, ContainerInfo, ContainerPaths, ContainerSize,
+        ContainerState, ContainerStatus, CreateOptions, ExecInfo, ExecOptions, ExitStatus, LogLine, LogOptions,
+        LogStream, Mount, MountPoint, MountSource, NetworkMode, OutputChunk, OutputStream, Process, Resources,
+        StdStream, StdinWriter, Ulimit, WaitCondition, WaitHandle,
     },
     daemon::PrivateContainerd,
     error::{ErrorKind, Result, RuntimeError},

@@ -198,6 +198,15 @@ pub struct Container {
     pub exec_ids: Vec<String>,
 }
 
+/// In bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerSize {
+    /// What the container has written.
+    pub rw: i64,
+    /// That, and its image.
+    pub root_fs: i64,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerState {
     pub status: ContainerStatus,

@@ -5,8 +5,8 @@ use malha_model::{ApiError, ApiResult, LogOptions, NetworkView, Timestamp};
 
 use super::{
     container::{
-        AttachOptions, Container, ContainerLogs, CreateContainer, CreatedContainer, RemoveContainer, Stdio,
-        StopOptions, TerminalSize, Wait, WaitCondition,
+        AttachOptions, Container, ContainerLogs, ContainerSize, CreateContainer, CreatedContainer, RemoveContainer,
+        Stdio, StopOptions, TerminalSize, Wait, WaitCondition,
     },
     exec::{Exec, ExecConfig},
     image::{
@@ -35,6 +35,8 @@ pub trait Engine: Send + Sync + 'static {
     /// All, running or not, newest first.
     async fn containers(&self) -> ApiResult<Vec<Container>>;
     async fn container(&self, reference: &str) -> ApiResult<Container>;
+    /// Counted when it is asked for.
+    async fn container_size(&self, reference: &str) -> ApiResult<ContainerSize>;
     async fn create_container(&self, request: CreateContainer) -> ApiResult<CreatedContainer>;
     /// False where it already runs.
     async fn start_container(&self, reference: &str) -> ApiResult<bool>;

@@ -6,7 +6,7 @@ use malha_model::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::duration::human;
-use crate::backend::{Container, ContainerState, ContainerStatus, EndpointSettings, PortBinding};
+use crate::backend::{Container, ContainerSize, ContainerState, ContainerStatus, EndpointSettings, PortBinding};
 
 /// What the process was started as: entrypoint, then command.
 fn command(c: &Container) -> Vec<&str> {
@@ -15,7 +15,7 @@ fn command(c: &Container) -> Vec<&str> {
 }
 
 /// A row of `GET /containers/json`.
-pub(crate) fn summary(c: &Container, now: Timestamp, size: bool) -> Value {
+pub(crate) fn summary(c: &Container, now: Timestamp, size: Option<ContainerSize>) -> Value {
     let quoted = |a: &str| if a.contains(' ') { format!("'{a}'") } else { a.to_owned() };
     let argv = command(c);
     let line = match argv.split_first() {
@@ -34,9 +34,9 @@ pub(crate) fn summary(c: &Container, now: Timestamp, size: bool) -> Value {
         "Created": c.created.unix(),
         "Ports": c.ports,
     });
-    if size {
-        value["SizeRw"] = json!(0);
-        value["SizeRootFs"] = json!(0);
+    if let Some(size) = size {
+        value["SizeRw"] = json!(size.rw);
+        value["SizeRootFs"] = json!(size.root_fs);
     }
     let rest = json!({
         "Labels": c.config.labels,
@@ -73,7 +73,7 @@ pub(crate) fn status_text(s: &ContainerState, now: Timestamp) -> String {
 }
 
 /// `GET /containers/{id}/json`.
-pub(crate) fn inspect(c: &Container, storage_driver: &str, size: bool) -> Value {
+pub(crate) fn inspect(c: &Container, storage_driver: &str, size: Option<ContainerSize>) -> Value {
     let argv = command(c);
     let (path, args) = argv.split_first().map_or(("", &[][..]), |(p, a)| (*p, a));
     let execs = if c.exec_ids.is_empty() { Value::Null } else { json!(c.exec_ids) };
@@ -102,9 +102,9 @@ pub(crate) fn inspect(c: &Container, storage_driver: &str, size: bool) -> Value 
         "Config": c.config,
         "NetworkSettings": network_settings(c),
     });
-    if size {
-        value["SizeRw"] = json!(0);
-        value["SizeRootFs"] = json!(0);
+    if let Some(size) = size {
+        value["SizeRw"] = json!(size.rw);
+        value["SizeRootFs"] = json!(size.root_fs);
     }
     value
 }
@@ -207,11 +207,11 @@ mod tests {
             ],
             ..Container::default()
         };
-        let v = inspect(&c, "overlayfs", false);
+        let v = inspect(&c, "overlayfs", None);
         assert_eq!(v["NetworkSettings"]["Ports"]["80/tcp"], json!([{"HostIp": "0.0.0.0", "HostPort": "8080"}]));
         assert_eq!(v["NetworkSettings"]["Ports"]["53/udp"], Value::Null);
         assert_eq!((v["Path"].as_str(), v["Name"].as_str()), (Some("sleep"), Some("/web")));
         assert_eq!(v["State"]["Status"], "created");
-        assert_eq!(summary(&c, Timestamp::ZERO, false)["Command"], "sleep '1 2'");
+        assert_eq!(summary(&c, Timestamp::ZERO, None)["Command"], "sleep '1 2'");
     }
 }

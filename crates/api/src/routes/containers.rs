@@ -7,11 +7,11 @@ use axum::{
     extract::{Path, State},
     routing::{delete, get, post},
 };
-use malha_model::{ApiResult, Timestamp};
+use malha_model::{ApiResult, Code, Timestamp};
 
 use super::{container_create, container_streams};
 use crate::{
-    backend::{Container, ContainerStatus, RemoveContainer, StopOptions, TerminalSize},
+    backend::{Container, ContainerSize, ContainerStatus, RemoveContainer, StopOptions, TerminalSize},
     convert,
     http::{
         filters::Filters,
@@ -56,15 +56,29 @@ async fn list(State(api): Shared, query: Query) -> Reply {
     check(&filters)?;
     let containers = api.engine.containers().await?;
     let shown = containers.iter().filter(|c| bounds.matches(c) && matches(c, &filters));
-    let (now, size) = (api.clock.now(), query.flag("size"));
-    let rows = shown.take(limit.unwrap_or(usize::MAX)).map(|c| convert::container::summary(c, now, size));
-    ok(&rows.collect::<Vec<_>>())
+    let now = api.clock.now();
+    let mut rows = Vec::new();
+    for c in shown.take(limit.unwrap_or(usize::MAX)) {
+        let size = match size_of(&api, &query, &c.id).await {
+            // it went while the list was made
+            Err(e) if e.code == Code::NotFound => continue,
+            size => size?,
+        };
+        rows.push(convert::container::summary(c, now, size));
+    }
+    ok(&rows)
 }
 
 async fn inspect(State(api): Shared, Path(id): Path<String>, query: Query) -> Reply {
     let container = api.engine.container(&id).await?;
+    let size = size_of(&api, &query, &container.id).await?;
     let host = api.engine.host_info().await?;
-    ok(&convert::container::inspect(&container, &host.storage_driver, query.flag("size")))
+    ok(&convert::container::inspect(&container, &host.storage_driver, size))
+}
+
+/// `?size=1`: what takes time is done only for who asks.
+async fn size_of(api: &Api, query: &Query, id: &str) -> ApiResult<Option<ContainerSize>> {
+    if query.flag("size") { api.engine.container_size(id).await.map(Some) } else { Ok(None) }
 }
 
 async fn start(State(api): Shared, Path(id): Path<String>) -> Reply {

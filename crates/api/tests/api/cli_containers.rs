@@ -16,6 +16,9 @@ async fn containers_are_listed_and_inspected() {
     let format =
         "{{.Name}} {{.State.Running}} {{(index .NetworkSettings.Networks \"my-overlay\").IPAddress}} {{.Driver}}";
     assert_eq!(host.ok(&["inspect", "b4a6", "-f", format]).await, "/web.1.xyz true 10.0.1.4 overlayfs");
+    assert_eq!(host.ok(&["ps", "-s", "--format", "{{.Size}}"]).await, "2kB (virtual 5MB)");
+    assert_eq!(host.ok(&["inspect", "-s", "b4a6", "-f", "{{.SizeRw}} {{.SizeRootFs}}"]).await, "2000 5000000");
+    assert!(!host.ok(&["inspect", "b4a6"]).await.contains("SizeRw"), "only for who asks");
     let nothing = host.docker(&["inspect", "nothing"]).await;
     assert!(nothing.stderr.contains("o such object: nothing"), "{nothing:?}");
 }

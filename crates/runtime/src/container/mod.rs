@@ -17,6 +17,7 @@ mod process;
 mod remove;
 mod shim_socket;
 mod signal;
+mod size;
 mod spec;
 mod start;
 mod stdin;
@@ -32,4 +33,4 @@ pub(crate) use self::{
     name::random_id,
     table::{Container, Record, Table},
 };
-pub use self::{exec_options::*, info::*, options::*, stream::*, wait::WaitHandle};
+pub use self::{exec_options::*, info::*, options::*, size::ContainerSize, stream::*, wait::WaitHandle};

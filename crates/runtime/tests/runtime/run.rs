@@ -63,6 +63,25 @@ async fn a_container_runs_logs_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_takes_what_it_writes_and_its_image() {
+    with_node(|node| async move {
+        let runtime = &node.runtime;
+        let id =
+            runtime.create(node.script("dd if=/dev/zero of=/big bs=1024 count=3000 2>/dev/null")).await.unwrap().id;
+        let before = runtime.size(&id).await.unwrap();
+        assert!(before.written < 1 << 20 && before.whole > before.written + (500 << 10), "{before:?}");
+        runtime.start(&id).await.unwrap();
+        assert_eq!(node.exit_of(&id).await, 0);
+        let after = runtime.size(&id).await.unwrap();
+        let grown = after.written - before.written;
+        assert!((3_000_000..3_300_000).contains(&grown), "{before:?} {after:?}");
+        assert_eq!(after.whole - before.whole, grown);
+        assert!(runtime.size("nothing").await.is_err_and(|e| e.is_not_found()));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_killing_and_removing() {
     with_node(|node| async move {
         let runtime = &node.runtime;

@@ -17,10 +17,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::FutureExt;
 use malha_api::backend::{
-    AttachOptions, ByteStream, ConnectNetwork, Container, ContainerLogs, CreateContainer, CreateNetwork, CreateVolume,
-    CreatedContainer, DisconnectNetwork, Distribution, Engine, EngineVersion, EventStream, Exec, ExecConfig, Exit,
-    HostInfo, Image, ImageHistory, ImageImport, ImagePull, ImageReference, LocalNetwork, ProgressStream,
-    RemoveContainer, RemovedImage, Stdio, StopOptions, TerminalSize, Volume, Wait, WaitCondition,
+    AttachOptions, ByteStream, ConnectNetwork, Container, ContainerLogs, ContainerSize, CreateContainer, CreateNetwork,
+    CreateVolume, CreatedContainer, DisconnectNetwork, Distribution, Engine, EngineVersion, EventStream, Exec,
+    ExecConfig, Exit, HostInfo, Image, ImageHistory, ImageImport, ImagePull, ImageReference, LocalNetwork,
+    ProgressStream, RemoveContainer, RemovedImage, Stdio, StopOptions, TerminalSize, Volume, Wait, WaitCondition,
 };
 use malha_kit::{Clock, SystemClock};
 use malha_model::{ApiError, ApiResult, LogOptions, NetworkView, TaskId, Timestamp};
@@ -139,6 +139,11 @@ impl Engine for LocalEngine {
 
     async fn container(&self, reference: &str) -> ApiResult<Container> {
         Ok(self.shown(&self.runtime.inspect(reference)?))
+    }
+
+    async fn container_size(&self, reference: &str) -> ApiResult<ContainerSize> {
+        let size = self.runtime.size(reference).await?;
+        Ok(ContainerSize { rw: size.written, root_fs: size.whole })
     }
 
     async fn create_container(&self, request: CreateContainer) -> ApiResult<CreatedContainer> {

@@ -154,6 +154,10 @@ impl Engine for FakeEngine {
         if c.id.starts_with(reference) || c.name == reference { Ok(c) } else { none("container", reference) }
     }
 
+    async fn container_size(&self, _: &str) -> ApiResult<ContainerSize> {
+        Ok(ContainerSize { rw: 2_000, root_fs: 5_000_000 })
+    }
+
     async fn create_container(&self, request: CreateContainer) -> ApiResult<CreatedContainer> {
         if request.config.image != "bench:1" {
             return none("image", &request.config.image);
