@@ -58,6 +58,13 @@ fn lifecycle(c: &Cluster) {
         assert!(said.contains("is not supported by this version of Malha"), "{unbuilt}: {said}");
     }
     c.no("node2", "run --runtime none alpine true", "unknown or invalid runtime name: none");
+    let own = "user specified IP address is supported on user defined networks only";
+    c.no("node2", "run --ip 172.18.0.9 alpine true", own);
+    c.no("node2", "run --network bridge --ip 172.18.0.9 alpine true", own);
+    let (wanted, here) = if cfg!(target_arch = "aarch64") { ("amd64", "arm64") } else { ("arm64", "amd64") };
+    let why = format!("does not match the specified platform: wanted linux/{wanted}, actual: linux/{here}");
+    c.no("node2", &format!("create --pull never --platform linux/{wanted} alpine true"), &why);
+    c.d("node2", &format!("run --rm --platform linux/{here} alpine true"));
     c.no("node2", "run --security-opt foo=bar alpine true", "invalid --security-opt: \"foo=bar\"");
     c.d("node2", "run --rm --security-opt no-new-privileges --security-opt seccomp=unconfined alpine true");
     c.d("node2", "stop -t 1 long");

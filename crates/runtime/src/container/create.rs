@@ -21,7 +21,7 @@ use crate::{
         types::Mount,
     },
     durable,
-    image::{Found, snapshot_exists, unpack},
+    image::{Found, Platform, snapshot_exists, unpack},
     reference::is_hex,
     rootfs::Rootfs,
     runtime::Inner,
@@ -33,7 +33,11 @@ impl Runtime {
     pub async fn create(&self, options: CreateOptions) -> Result<ContainerInfo> {
         let inner = &self.inner;
         check(&options)?;
+        let platform = options.platform.as_deref().map(Platform::parse).transpose()?;
         let image = inner.images.find(&options.image).await?;
+        if let Some(wanted) = platform {
+            check_platform(&options.image, &image, &wanted)?;
+        }
         let id = options.id.clone().unwrap_or_else(name::random_id);
         let process = process::merge(&id, &options, &(&image.details.config).into())?;
         if !process.stop_signal.is_empty() {
@@ -85,6 +89,18 @@ fn check(options: &CreateOptions) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Docker's 404, upon which its CLI pulls the image for the wanted platform and asks again.
+fn check_platform(reference: &str, image: &Found, wanted: &Platform) -> Result<()> {
+    let actual = image.details.config.platform();
+    if actual.serves(wanted) {
+        return Ok(());
+    }
+    Err(RuntimeError::NotFound(format!(
+        "image with reference {reference} was found but does not match the specified platform: wanted {wanted}, \
+         actual: {actual}"
+    )))
 }
 
 fn reserve_name(inner: &Inner, id: &str, wanted: Option<&str>) -> Result<String> {

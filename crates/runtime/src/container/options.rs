@@ -14,6 +14,8 @@ pub struct CreateOptions {
     pub name: Option<String>,
     /// Any reference that [`Runtime::image_inspect`](crate::Runtime::image_inspect) resolves.
     pub image: String,
+    /// `os/arch[/variant]` that the image must be for; `None` takes it as it is.
+    pub platform: Option<String>,
     /// `None` keeps the image's; empty, or one empty string, clears it.
     pub entrypoint: Option<Vec<String>>,
     /// `None` keeps the image's unless `entrypoint` is given.

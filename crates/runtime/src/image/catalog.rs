@@ -10,7 +10,8 @@ use tonic::Code;
 
 use super::{
     content,
-    manifest::{ConfigFile, Descriptor, Index, Manifest, Platform, is_index},
+    manifest::{ConfigFile, Descriptor, Index, Manifest, is_index},
+    platform::Platform,
     types::ImageInfo,
     unpack::chain_id,
 };

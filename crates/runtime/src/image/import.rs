@@ -12,7 +12,8 @@ use tokio::io::AsyncRead;
 use super::{
     changes,
     load::store_layer,
-    manifest::{ConfigFile, History, Platform, RootFs},
+    manifest::{ConfigFile, History, RootFs},
+    platform::Platform,
     spool::{self, GZIP},
     store,
     types::ImportOptions,

@@ -11,9 +11,8 @@ use tokio_util::io::ReaderStream;
 
 use super::{
     content::{self, Labels},
-    manifest::{
-        ConfigFile, Descriptor, Index, Manifest, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Platform, is_index,
-    },
+    manifest::{ConfigFile, Descriptor, Index, Manifest, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, is_index},
+    platform::Platform,
     spool::{self, GZIP, Spool, Spooled, ZSTD},
     store,
     types::{LoadedImage, Progress, ProgressSink},

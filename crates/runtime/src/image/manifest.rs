@@ -6,7 +6,10 @@ use malha_model::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::types::{HistoryEntry, ImageConfig, ImagePlatform};
+use super::{
+    platform::Platform,
+    types::{HistoryEntry, ImageConfig},
+};
 use crate::containerd::types;
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -38,15 +41,6 @@ pub(crate) struct Descriptor {
     pub(crate) platform: Option<Platform>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "nullable")]
     pub(crate) annotations: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Platform {
-    pub(crate) architecture: String,
-    pub(crate) os: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) variant: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -201,37 +195,9 @@ impl From<&History> for HistoryEntry {
     }
 }
 
-impl From<&Platform> for ImagePlatform {
-    fn from(p: &Platform) -> Self {
-        Self { architecture: p.architecture.clone(), os: p.os.clone(), variant: p.variant.clone() }
-    }
-}
-
-impl Platform {
-    /// What this machine runs, in Go's words.
-    pub(crate) fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            "powerpc64" => "ppc64le",
-            other => other,
-        };
-        Self { architecture: architecture.into(), os: "linux".into(), variant: String::new() }
-    }
-
-    /// `linux/arm64[/v8]`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('/').map(str::to_owned);
-        let (os, architecture) = (parts.next()?, parts.next()?);
-        Some(Self { os, architecture, variant: parts.next().unwrap_or_default() })
-    }
-
-    /// Whether an image for `self` runs where `wanted` is asked for. An empty field says nothing.
-    pub(crate) fn serves(&self, wanted: &Self) -> bool {
-        let agree = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
-        agree(&self.os, &wanted.os)
-            && agree(&self.architecture, &wanted.architecture)
-            && agree(&self.variant, &wanted.variant)
+impl ConfigFile {
+    /// What the image runs on.
+    pub(crate) fn platform(&self) -> Platform {
+        Platform { architecture: self.architecture.clone(), os: self.os.clone(), variant: self.variant.clone() }
     }
 }

@@ -7,6 +7,7 @@ mod import;
 mod load;
 mod manifest;
 mod names;
+mod platform;
 mod pull;
 mod registry;
 mod spool;
@@ -17,5 +18,6 @@ mod unpack;
 pub use self::types::*;
 pub(crate) use self::{
     catalog::{Catalog, Found},
+    platform::Platform,
     unpack::{exists as snapshot_exists, unpack},
 };

@@ -11,7 +11,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     content::{self, Labels},
     load::short,
-    manifest::{ConfigFile, Descriptor, Index, Manifest, Platform, is_index},
+    manifest::{ConfigFile, Descriptor, Index, Manifest, is_index},
+    platform::Platform,
     registry::{self, Fetched, Source},
     store,
     types::{Progress, ProgressSink, PullOptions, PulledImage},
@@ -42,8 +43,7 @@ impl Runtime {
 
         let lease = self.inner.containerd.lease().await?;
         let wanted = match &options.platform {
-            Some(text) => Platform::parse(text)
-                .ok_or_else(|| RuntimeError::invalid(format!("\"{text}\" is an invalid platform")))?,
+            Some(text) => Platform::parse(text)?,
             None => Platform::host(),
         };
         let stored = self.pull_content(&lease.containerd, &fetched, &wanted, &teller).await;

@@ -13,7 +13,8 @@ use oci_client::{
 };
 
 use super::{
-    manifest::{Descriptor, Index, MANIFEST_TYPES, Manifest, Platform, is_index},
+    manifest::{Descriptor, Index, MANIFEST_TYPES, Manifest, is_index},
+    platform::Platform,
     store,
     types::{DistributionInfo, RegistryAuth},
 };

@@ -82,6 +82,24 @@ async fn a_container_takes_what_it_writes_and_its_image() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_for_another_machine_is_refused() {
+    with_node(|node| async move {
+        let other = if cfg!(target_arch = "aarch64") { "amd64" } else { "arm64" };
+        let asked = |platform: &str| CreateOptions { platform: Some(platform.into()), ..node.script("exit 0") };
+        let refused = node.runtime.create(asked(&format!("linux/{other}"))).await.unwrap_err();
+        assert!(refused.is_not_found(), "the CLI pulls on a 404");
+        let why = format!("was found but does not match the specified platform: wanted linux/{other}, actual: linux/");
+        assert!(refused.to_string().starts_with("image with reference busybox ") && refused.to_string().contains(&why));
+        let nonsense = node.runtime.create(asked("no/such/thing/at/all")).await.unwrap_err();
+        assert_eq!(nonsense.kind(), ErrorKind::InvalidArgument, "{nonsense}");
+        for fine in ["linux", std::env::consts::ARCH] {
+            assert_eq!(node.run(asked(fine)).await.0, 0, "{fine}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopping_killing_and_removing() {
     with_node(|node| async move {
         let runtime = &node.runtime;

@@ -29,6 +29,7 @@ fn invalid(text: impl Into<String>) -> ApiError {
 impl LocalEngine {
     pub(super) async fn create_standalone(&self, request: CreateContainer) -> ApiResult<CreatedContainer> {
         refuse_unbuilt(&request)?;
+        check_default_networks(&request)?;
         let name = Some(request.name.clone()).filter(|n| !n.is_empty());
         let mode = match request.host_config.network_mode.as_str() {
             "host" => NetworkMode::Host,
@@ -245,6 +246,7 @@ fn create_options(request: &CreateContainer, name: Option<String>, network: Netw
     Ok(CreateOptions {
         name,
         image: config.image.clone(),
+        platform: text(&request.platform),
         entrypoint: config.entrypoint.clone(),
         cmd: config.cmd.clone(),
         env: config.env.clone(),
@@ -320,18 +322,36 @@ fn host_ports(host: &HostConfig) -> ApiResult<Vec<PortConfig>> {
     Ok(ports)
 }
 
+/// Networks that are not the user's.
+const OWN_NETWORKS: [&str; 5] = ["", "default", "bridge", "none", "host"];
+
+/// Docker gives addresses and aliases on networks of the user's only.
+fn check_default_networks(request: &CreateContainer) -> ApiResult<()> {
+    for (network, settings) in &request.networking_config.endpoints_config {
+        let Some(settings) = settings.as_ref().filter(|_| OWN_NETWORKS.contains(&network.as_str())) else { continue };
+        let why = if !wanted_addresses(settings)?.is_empty() {
+            "user specified IP address is supported on user defined networks only"
+        } else if settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
+            "network-scoped aliases are only supported for user-defined networks"
+        } else {
+            continue;
+        };
+        return Err(invalid(format!("invalid config for network {network}: invalid endpoint settings:\n{why}")));
+    }
+    Ok(())
+}
+
 /// The swarm networks that were asked for, by the name or id the user gave.
 fn wanted_networks(record: &Record) -> BTreeMap<String, EndpointSettings> {
-    let own = ["", "default", "bridge", "none", "host"];
     let mut wanted: BTreeMap<String, EndpointSettings> = record
         .wanted
         .endpoints_config
         .iter()
-        .filter(|(name, _)| !own.contains(&name.as_str()))
+        .filter(|(name, _)| !OWN_NETWORKS.contains(&name.as_str()))
         .map(|(name, settings)| (name.clone(), settings.clone().unwrap_or_default()))
         .collect();
     let mode = record.host_config.network_mode.as_str();
-    if !own.contains(&mode) {
+    if !OWN_NETWORKS.contains(&mode) {
         wanted.entry(mode.to_owned()).or_default();
     }
     wanted
