@@ -20,6 +20,7 @@ mod members;
 mod names;
 mod networks;
 mod old_cli;
+mod published;
 mod services;
 mod support;
 mod walkthrough;

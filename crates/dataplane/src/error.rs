@@ -1,6 +1,8 @@
 //! What can go wrong while the kernel's objects are made.
 
-use std::{io, net::IpAddr};
+use std::io;
+
+use malha_model::Protocol;
 
 /// One step that the kernel refused, or a state of the node that leaves no way on.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +20,12 @@ pub enum NetError {
     NoSubnet { bridge: String, pools: String },
     #[error("no free address on {bridge}")]
     NoAddress { bridge: String },
-    #[error("port {port}/{protocol} of {addr} is taken on this node")]
-    PortTaken { addr: IpAddr, port: u16, protocol: String },
+    /// By the routing mesh, a task or another container.
+    #[error("Bind for 0.0.0.0:{port} failed: port is already allocated")]
+    PortAllocated { port: u16 },
+    /// By a process of the node.
+    #[error("failed to bind host port 0.0.0.0:{port}/{protocol}: address already in use")]
+    PortInUse { port: u16, protocol: Protocol },
     /// The packet programs could not be attached or told.
     #[error("packet programs: {0}")]
     Programs(String),

@@ -1,37 +1,38 @@
 //! Ports published on this node alone (`mode=host`).
 //!
-//! A port is held by a bound socket, so that a port already in use is an error of the task that wants it and nobody
-//! takes it later; packets never reach that socket, the node's rules lead them to the container. What is held is
-//! written down beside the namespaces: rules outlive the daemon, and a daemon that returns must not cut them.
+//! A port is held (see `hold`), so that a port already in use is an error of the task that wants it and nobody takes it
+//! later; the node's rules lead its packets to the container. What is held is written down beside the namespaces: rules
+//! outlive the daemon, and a daemon that returns must not cut them.
 
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use malha_model::{PortConfig, Protocol};
 use malha_netplan::SandboxId;
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, Socket, Type};
 
 use crate::{
     error::{Doing, NetError, NetResult},
+    hold,
+    meshports::MeshPorts,
     netns::Netns,
 };
 
 /// Port of the node → container's gateway address and port.
 pub(crate) type PortMap = BTreeMap<(Protocol, u16), SocketAddrV4>;
 
-#[derive(Debug)]
 pub(crate) struct HostPorts {
     dir: PathBuf,
     held: BTreeMap<SandboxId, Held>,
+    mesh: Arc<MeshPorts>,
 }
 
-#[derive(Debug)]
 struct Held {
     record: Record,
     _sockets: Vec<OwnedFd>,
@@ -48,9 +49,9 @@ struct Record {
 
 impl HostPorts {
     /// What a daemon before this one held. A port that cannot be held again keeps its rule: its container still runs.
-    pub(crate) async fn load(dir: &Path, node: &Netns) -> NetResult<Self> {
+    pub(crate) async fn load(dir: &Path, node: &Netns, mesh: Arc<MeshPorts>) -> NetResult<Self> {
         fs::create_dir_all(dir).doing(|| format!("make {}", dir.display()))?;
-        let mut all = Self { dir: dir.to_owned(), held: BTreeMap::new() };
+        let mut all = Self { dir: dir.to_owned(), held: BTreeMap::new(), mesh };
         for entry in fs::read_dir(dir).doing(|| format!("read {}", dir.display()))? {
             let path = entry.doing(|| format!("read {}", dir.display()))?.path();
             if path.extension().is_some_and(|e| e == "new") {
@@ -64,7 +65,7 @@ impl HostPorts {
                 tracing::warn!(path = %path.display(), "not a record of ports; ignored");
                 continue;
             };
-            let sockets = match hold(node, record.ports.clone()).await {
+            let sockets = match all.hold(node, record.ports.clone()).await {
                 Ok((_, sockets)) => sockets,
                 Err(error) => {
                     tracing::warn!(sandbox = id, %error, "port is used by somebody else as well");
@@ -92,7 +93,7 @@ impl HostPorts {
         }
         let released = self.release(id)?;
         let Some(addr) = addr.filter(|_| !wanted.is_empty()) else { return Ok((Vec::new(), released)) };
-        let (ports, sockets) = hold(node, wanted.to_vec()).await?;
+        let (ports, sockets) = self.hold(node, wanted.to_vec()).await?;
         let record = Record { addr, ports: ports.clone() };
         self.write(id, &record)?;
         self.held.insert(id.clone(), Held { record, _sockets: sockets });
@@ -118,6 +119,41 @@ impl HostPorts {
         all.map(|(addr, p)| ((p.protocol, p.published_port), SocketAddrV4::new(addr, p.target_port))).collect()
     }
 
+    /// Binds each port on the node; one that is 0 becomes a free one.
+    async fn hold(&self, node: &Netns, ports: Vec<PortConfig>) -> NetResult<(Vec<PortConfig>, Vec<OwnedFd>)> {
+        let bind_all = move || {
+            let mut bound = Vec::new();
+            let mut sockets = Vec::new();
+            for mut port in ports {
+                match hold::bind(port.protocol, port.published_port) {
+                    Ok((number, socket)) => {
+                        port.published_port = number;
+                        sockets.extend(socket);
+                        bound.push(port);
+                    }
+                    Err(e) => return Err((port, e)),
+                }
+            }
+            Ok((bound, sockets))
+        };
+        match node.run(bind_all).await.doing(|| "enter the node's namespace".into())? {
+            Ok(all) => Ok(all),
+            Err((port, e)) if e.kind() == io::ErrorKind::AddrInUse => {
+                Err(self.taken(port.protocol, port.published_port))
+            }
+            Err((port, e)) => Err(e).doing(|| format!("bind port {}/{}", port.published_port, port.protocol)),
+        }
+    }
+
+    /// Docker has a word for what it gave away itself, and another for what somebody else took.
+    fn taken(&self, protocol: Protocol, port: u16) -> NetError {
+        let mut ours = self.held.values().flat_map(|h| &h.record.ports);
+        if self.mesh.holds((protocol, port)) || ours.any(|p| (p.protocol, p.published_port) == (protocol, port)) {
+            return NetError::PortAllocated { port };
+        }
+        NetError::PortInUse { port, protocol }
+    }
+
     fn path(&self, id: &SandboxId) -> PathBuf {
         self.dir.join(format!("{id}.json"))
     }
@@ -137,46 +173,4 @@ fn matches(held: &[PortConfig], wanted: &[PortConfig]) -> bool {
             && (w.published_port == 0 || h.published_port == w.published_port)
     };
     held.len() == wanted.len() && held.iter().zip(wanted).all(same)
-}
-
-/// Binds each port on the node; one that is 0 becomes a free one.
-async fn hold(node: &Netns, ports: Vec<PortConfig>) -> NetResult<(Vec<PortConfig>, Vec<OwnedFd>)> {
-    let bind_all = move || {
-        let mut bound = Vec::new();
-        let mut sockets = Vec::new();
-        for mut port in ports {
-            match bind(port.protocol, port.published_port) {
-                Ok((number, socket)) => {
-                    port.published_port = number;
-                    sockets.extend(socket);
-                    bound.push(port);
-                }
-                Err(e) => return Err((port, e)),
-            }
-        }
-        Ok((bound, sockets))
-    };
-    match node.run(bind_all).await.doing(|| "enter the node's namespace".into())? {
-        Ok(all) => Ok(all),
-        Err((port, e)) if e.kind() == io::ErrorKind::AddrInUse => Err(NetError::PortTaken {
-            addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            port: port.published_port,
-            protocol: port.protocol.to_string(),
-        }),
-        Err((port, e)) => Err(e).doing(|| format!("bind port {}/{}", port.published_port, port.protocol)),
-    }
-}
-
-fn bind(protocol: Protocol, port: u16) -> io::Result<(u16, Option<OwnedFd>)> {
-    let kind = match protocol {
-        Protocol::Tcp => Type::STREAM,
-        Protocol::Udp => Type::DGRAM,
-        // few kernels have SCTP sockets; the rule alone serves
-        Protocol::Sctp if port != 0 => return Ok((port, None)),
-        Protocol::Sctp => return Err(io::Error::other("an SCTP port needs its number on the node")),
-    };
-    let socket = Socket::new(Domain::IPV4, kind, None)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-    let bound = socket.local_addr()?.as_socket().map_or(port, |a| a.port());
-    Ok((bound, Some(socket.into())))
 }

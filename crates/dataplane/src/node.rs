@@ -19,6 +19,7 @@ use crate::{
     ebpf::{self, Dataplane},
     error::{NetError, NetResult},
     gwbridge::{GwBridge, GwBridgeConfig},
+    meshports::{Holding, MeshPorts},
     netns::Netns,
     nft::Rules,
     paths::Paths,
@@ -77,6 +78,7 @@ pub struct NodeNetwork {
     keeper: AbortOnDropHandle<()>,
     /// Tells the keeper of paths that there are other nodes than before.
     plan_changed: Arc<Notify>,
+    mesh: Holding,
 }
 
 impl NodeNetwork {
@@ -102,6 +104,7 @@ impl NodeNetwork {
         settings(&node).await?;
         vxlan::ensure(&node, &rtnl, config.vxlan_port).await?;
         let bridge = GwBridge::ensure(&node, &rtnl, &config.gwbridge).await?;
+        let mesh = Arc::new(MeshPorts::new(node.clone()));
         let sandboxes = Sandboxes::open(
             node.clone(),
             rtnl.clone(),
@@ -109,6 +112,7 @@ impl NodeNetwork {
             bridge,
             config.vxlan_port,
             Arc::clone(&programs),
+            Arc::clone(&mesh),
         )
         .await?;
         let sandboxes = Arc::new(sandboxes);
@@ -125,16 +129,19 @@ impl NodeNetwork {
             source: config.node_address,
             changed: Arc::clone(&plan_changed),
         };
+        let ports = Arc::clone(&mesh);
         let keeper = tokio::spawn(async move {
-            tokio::join!(keeper.run(), follow, paths.follow());
+            tokio::join!(keeper.run(), follow, paths.follow(), ports.follow());
         });
         let keeper = AbortOnDropHandle::new(keeper);
-        Ok(Self { node, rtnl, programs, forwarding: None, sandboxes, addresses, keeper, plan_changed })
+        let mesh = Holding(mesh);
+        Ok(Self { node, rtnl, programs, forwarding: None, sandboxes, addresses, keeper, plan_changed, mesh })
     }
 
-    /// The kernel's maps are to hold this plan.
+    /// The kernel's maps are to hold this plan, and the node its published ports.
     pub fn apply(&self, plan: &NetPlan) -> NetResult<()> {
         self.programs.apply(plan).map_err(refused)?;
+        self.mesh.0.set(&plan.published);
         self.plan_changed.notify_one();
         Ok(())
     }

@@ -22,6 +22,7 @@ use crate::{
     error::{Doing, NetError, NetResult},
     gwbridge::GwBridge,
     hostports::{HostPorts, PortMap},
+    meshports::MeshPorts,
     names::{LinkKey, Owner},
     netns::Netns,
     nft::Rules,
@@ -70,8 +71,9 @@ impl Sandboxes {
         bridge: GwBridge,
         vxlan_port: u16,
         programs: Arc<dyn Programs>,
+        mesh: Arc<MeshPorts>,
     ) -> NetResult<Self> {
-        let ports = HostPorts::load(&dir.join("ports"), &node).await?;
+        let ports = HostPorts::load(&dir.join("ports"), &node, mesh).await?;
         let shared = Mutex::new(Shared { ports, last_gateway: None });
         let all = Self { node, rtnl, dir: dir.join("netns"), bridge, vxlan_port, programs, shared };
         fs::create_dir_all(&all.dir).doing(|| format!("make {}", all.dir.display()))?;

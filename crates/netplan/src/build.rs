@@ -111,6 +111,7 @@ fn publish(vni: u32, view: &NetworkView, published: &mut BTreeMap<(Protocol, u16
         for port in mesh_ports(service) {
             let entry = published.entry((port.protocol, port.published_port)).or_default();
             entry.vni = vni;
+            entry.service.clone_from(&service.name);
             let target_port = port.target_port;
             entry.backends.extend(serving(view, &service.id).map(|addr| IngressBackend { addr, target_port }));
         }

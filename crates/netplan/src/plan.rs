@@ -97,6 +97,8 @@ pub type SandboxId = String;
 pub struct PublishedPort {
     /// VNI of the ingress network.
     pub vni: u32,
+    /// Name of the service that publishes it, for people.
+    pub service: String,
     pub backends: Vec<IngressBackend>,
 }
 

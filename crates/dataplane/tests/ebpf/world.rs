@@ -314,7 +314,7 @@ impl World {
     pub fn publish(&mut self, protocol: Protocol, port: u16, target_port: u16, tasks: &[&str]) {
         let backends =
             tasks.iter().map(|t| IngressBackend { addr: self.address(t, INGRESS).into(), target_port }).collect();
-        self.published.insert((protocol, port), PublishedPort { vni: INGRESS, backends });
+        self.published.insert((protocol, port), PublishedPort { vni: INGRESS, backends, ..PublishedPort::default() });
     }
 
     pub fn address(&self, container: &str, vni: u32) -> Ipv4Addr {

@@ -11,6 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use malha_api::backend::{ContainerConfig, CreateContainer, CreatedContainer, EndpointSettings, HostConfig};
+use malha_dataplane::{GWBRIDGE, NetError};
 use malha_model::{
     ApiError, ApiResult, Code, ControlRequest, ControlResponse, DnsConfig, NetworkAttachment, PortConfig, PublishMode,
     TaskId,
@@ -20,7 +21,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{LocalEngine, mounts, record::Record};
-use crate::node::network::{WireRequest, Wired};
+use crate::node::network::{WireError, WireRequest, Wired, endpoint_id};
 
 fn invalid(text: impl Into<String>) -> ApiError {
     ApiError::plain(Code::InvalidArgument, text)
@@ -99,8 +100,8 @@ impl LocalEngine {
     ) -> ApiResult<()> {
         let attachments = attached.values().map(|(_, a)| a.clone()).collect();
         let ports = host_ports(&record.host_config)?;
-        let wired: Wired =
-            self.net.wire(wire_request(info, record, attachments, ports)).await.map_err(ApiError::internal)?;
+        let wired = self.net.wire(wire_request(info, record, attachments, ports)).await;
+        let wired: Wired = wired.map_err(|e| not_wired(info, &e))?;
         record.attachments = attached.into_iter().map(|(name, (task, _))| (name, task)).collect();
         record.networks = wired.networks;
         if record.networks.is_empty() {
@@ -166,6 +167,21 @@ fn wire_request(
         hostname: info.process.hostname.clone(),
         dns: Some(dns),
         hosts: hosts.collect(),
+    }
+}
+
+/// A port that is taken is told as Docker tells it, which scripts look for.
+fn not_wired(info: &ContainerInfo, e: &WireError) -> ApiError {
+    match e {
+        WireError::Kernel(port @ (NetError::PortAllocated { .. } | NetError::PortInUse { .. })) => {
+            let endpoint = endpoint_id(&info.id, GWBRIDGE);
+            ApiError::internal(format!(
+                "failed to set up container networking: driver failed programming external connectivity on endpoint \
+                 {} ({endpoint}): {port}",
+                info.name
+            ))
+        }
+        e => ApiError::internal(e),
     }
 }
 
