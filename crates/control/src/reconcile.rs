@@ -1,6 +1,6 @@
 //! One pass of everything that brings the objects to where they should be.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use malha_model::{NodeState, Task, TaskState, Timestamp, defaults};
 use malha_store::Tx;
@@ -55,7 +55,7 @@ pub fn reconcile(tx: &mut Tx, ctx: &mut Ctx<'_>, known: Option<&Outlook>) -> Out
 fn round(tx: &mut Tx, ctx: &mut Ctx<'_>, scope: &Scope, outlook: &mut Outlook) {
     outlook.orphans = orphan(tx, ctx);
     orchestrator::run(tx, ctx, scope, outlook);
-    let unsettled: Vec<Task> = tx.tasks_unassigned().map(|t| (**t).clone()).collect();
+    let unsettled: Vec<Arc<Task>> = tx.tasks_unassigned().cloned().collect();
     if !unsettled.is_empty() {
         settle(tx, ctx, unsettled, scope);
     }
@@ -63,16 +63,17 @@ fn round(tx: &mut Tx, ctx: &mut Ctx<'_>, scope: &Scope, outlook: &mut Outlook) {
 }
 
 /// Takes tasks without a node a step on: given up, allocated, scheduled.
-fn settle(tx: &mut Tx, ctx: &mut Ctx<'_>, unsettled: Vec<Task>, scope: &Scope) {
+fn settle(tx: &mut Tx, ctx: &mut Ctx<'_>, unsettled: Vec<Arc<Task>>, scope: &Scope) {
     let (given_up, wanted): (Vec<_>, Vec<_>) =
         unsettled.into_iter().partition(|t| t.desired_state > TaskState::Running);
-    for mut task in given_up.into_iter().filter(|t| t.desired_state < TaskState::Remove) {
+    for task in given_up.iter().filter(|t| t.desired_state < TaskState::Remove) {
+        let mut task = (**task).clone();
         let err = std::mem::take(&mut task.status.err);
         status::advance(&mut task, ctx, TaskState::Shutdown, "shutdown");
         task.status.err = err;
         tx.put(task);
     }
-    let new: Vec<Task> = wanted.into_iter().filter(|t| t.status.state == TaskState::New).collect();
+    let new: Vec<Arc<Task>> = wanted.into_iter().filter(|t| t.status.state == TaskState::New).collect();
     let placing = !new.is_empty() || scope.may_place(tx);
     allocator::allocate_tasks(tx, ctx, new);
     if placing {

@@ -7,7 +7,7 @@ mod ipam;
 pub(crate) mod ports;
 mod vni;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use malha_model::{
     ApiResult, Endpoint, Network, NetworkAttachment, NetworkAttachmentConfig, NetworkId, Service, Task, TaskState,
@@ -71,15 +71,19 @@ fn vip_networks(state: &State, service: &Service) -> Vec<NetworkId> {
 }
 
 /// Gives NEW tasks their addresses and makes them PENDING.
-pub(crate) fn allocate_tasks(tx: &mut Tx, ctx: &Ctx<'_>, new: Vec<Task>) {
+pub(crate) fn allocate_tasks(tx: &mut Tx, ctx: &Ctx<'_>, new: Vec<Arc<Task>>) {
     let mut addresses = Addresses::default();
-    for mut task in new {
-        match attachments(tx, &mut addresses, &task) {
+    for held in new {
+        let attached = attachments(tx, &mut addresses, &held);
+        if attached.as_ref().is_err_and(|e| held.status.err == e.to_string()) {
+            continue;
+        }
+        let mut task = (*held).clone();
+        match attached {
             Ok(networks) => {
                 task.networks = networks;
                 status::advance(&mut task, ctx, TaskState::Pending, "pending task scheduling");
             }
-            Err(e) if task.status.err == e.to_string() => continue,
             Err(e) => {
                 task.status.timestamp = ctx.now;
                 task.status.err = e.to_string();

@@ -5,6 +5,8 @@ mod filter;
 mod node_info;
 mod spread;
 
+use std::sync::Arc;
+
 use malha_model::{Node, NodeId, Task, TaskState};
 use malha_store::{State, Tx};
 
@@ -14,7 +16,7 @@ use crate::{Ctx, status};
 
 pub(crate) fn run(tx: &mut Tx, ctx: &Ctx<'_>) {
     let is_waiting = |t: &Task| t.status.state == TaskState::Pending && t.desired_state <= TaskState::Running;
-    let waiting: Vec<Task> = tx.tasks_unassigned().filter(|t| is_waiting(t)).map(|t| (**t).clone()).collect();
+    let waiting: Vec<Arc<Task>> = tx.tasks_unassigned().filter(|t| is_waiting(t)).cloned().collect();
     if waiting.is_empty() {
         return;
     }
@@ -30,7 +32,7 @@ pub(crate) fn run(tx: &mut Tx, ctx: &Ctx<'_>) {
         };
         match found {
             Ok(node) => {
-                let mut task = task;
+                let mut task = (*task).clone();
                 task.node = Some(node.clone());
                 status::advance(&mut task, ctx, TaskState::Assigned, message);
                 if let Some(info) = nodes.get_mut(&node) {
@@ -38,7 +40,7 @@ pub(crate) fn run(tx: &mut Tx, ctx: &Ctx<'_>) {
                 }
                 tx.put(task);
             }
-            Err(why) => refuse(tx, ctx, task, why),
+            Err(why) => refuse(tx, ctx, &task, why),
         }
     }
 }
@@ -52,9 +54,10 @@ fn choose<'a>(state: &State, task: &Task, nodes: impl Iterator<Item = &'a NodeIn
     best.map(|n: &Node| n.id.clone()).ok_or_else(|| failures.explain())
 }
 
-fn refuse(tx: &mut Tx, ctx: &Ctx<'_>, mut task: Task, why: String) {
+fn refuse(tx: &mut Tx, ctx: &Ctx<'_>, task: &Task, why: String) {
     let err = if why.is_empty() { "no suitable node".to_owned() } else { format!("no suitable node ({why})") };
     if task.status.err != err {
+        let mut task = task.clone();
         task.status.timestamp = ctx.now;
         task.status.err = err;
         tx.put(task);
