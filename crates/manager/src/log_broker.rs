@@ -158,12 +158,15 @@ impl Subscription {
     /// more.
     async fn ask_nodes(&mut self, state: &State) -> bool {
         for node in nodes_of(&self.selector, state) {
-            let handle = self.broker.sessions.lock().get(&node).cloned();
             let told = match self.nodes.get(&node) {
                 None => false,
-                Some(Standing::Away) if self.follows() && handle.is_some() => true,
+                Some(Standing::Away) if self.follows() => true,
                 Some(_) => continue,
             };
+            let handle = self.broker.sessions.lock().get(&node).cloned();
+            if told && handle.is_none() {
+                continue;
+            }
             let mut options = self.options.clone();
             if let Some(last) = self.heard.get(&node) {
                 options.since = Some(last.plus(Duration::from_nanos(1)));
