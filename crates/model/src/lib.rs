@@ -18,6 +18,7 @@ pub mod task_state;
 pub mod template;
 mod text_bytes;
 pub mod time;
+mod unbuilt;
 
 pub use self::{
     control::*,
@@ -31,4 +32,5 @@ pub use self::{
     spec_service::*,
     task_state::TaskState,
     time::Timestamp,
+    unbuilt::{asks_for_healthcheck, check_log_driver},
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use malha_model::{
     ApiError, ApiResult, ContainerSpec, EndpointSpec, Placement, Protocol, PublishMode, Resources, ServiceSpec,
-    TaskSpec, UpdateConfig,
+    TaskSpec, UpdateConfig, asks_for_healthcheck, check_log_driver,
 };
 use serde_json::Value;
 
@@ -36,7 +36,7 @@ fn supported(spec: &ServiceSpec) -> ApiResult<()> {
         (!container.secrets.is_empty(), "a secret in a service"),
         (!container.configs.is_empty(), "a config in a service"),
         (container.init == Some(true), "an init process (--init)"),
-        (container.healthcheck.as_ref().is_some_and(|h| !is_disabled(h)), "a healthcheck of a service"),
+        (container.healthcheck.as_ref().is_some_and(asks_for_healthcheck), "a healthcheck of a service"),
         (!matches!(container.isolation.as_str(), "" | "default"), "--isolation"),
         (
             container.privileges.as_ref().is_some_and(|p| p.get("CredentialSpec").is_some_and(is_set)),
@@ -48,9 +48,7 @@ fn supported(spec: &ServiceSpec) -> ApiResult<()> {
         ),
     ];
     let driver = task.log_driver.as_ref().and_then(|d| d.get("Name")).and_then(Value::as_str).unwrap_or_default();
-    if !matches!(driver, "" | "json-file") {
-        return Err(ApiError::unsupported(format!("the log driver {driver}")));
-    }
+    check_log_driver(driver)?;
     match asked.iter().find(|(asked, _)| *asked) {
         Some((_, feature)) => Err(ApiError::unsupported(feature)),
         None => Ok(()),
@@ -59,19 +57,6 @@ fn supported(spec: &ServiceSpec) -> ApiResult<()> {
 
 fn is_set(value: &Value) -> bool {
     !value.is_null() && value.as_object().is_none_or(|o| o.values().any(is_set)) && value != ""
-}
-
-/// `{"Test":["NONE"]}`, or nothing in it at all.
-fn is_disabled(healthcheck: &Value) -> bool {
-    let empty = |v: &Value| match v {
-        Value::Null => true,
-        Value::Array(a) => a.is_empty(),
-        Value::Number(n) => n.as_f64() == Some(0.0),
-        _ => false,
-    };
-    let test = healthcheck.get("Test");
-    let none = test.and_then(Value::as_array).and_then(|t| t.first()).is_some_and(|t| t == "NONE");
-    none || healthcheck.is_null() || healthcheck.as_object().is_some_and(|o| o.values().all(empty))
 }
 
 fn mode(spec: &ServiceSpec) -> ApiResult<()> {

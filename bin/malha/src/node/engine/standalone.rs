@@ -10,11 +10,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use malha_api::backend::{ContainerConfig, CreateContainer, CreatedContainer, EndpointSettings, HostConfig};
+use malha_api::backend::{CreateContainer, CreatedContainer, EndpointSettings, HostConfig};
 use malha_dataplane::{GWBRIDGE, NetError};
 use malha_model::{
     ApiError, ApiResult, Code, ControlRequest, ControlResponse, DnsConfig, NetworkAttachment, PortConfig, PublishMode,
-    TaskId,
+    TaskId, asks_for_healthcheck, check_log_driver,
 };
 use malha_runtime::{ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit};
 use serde_json::Value;
@@ -197,7 +197,7 @@ fn refuse_unbuilt(request: &CreateContainer) -> ApiResult<()> {
         (host.ipc_mode == "host" || host.ipc_mode.starts_with("container:"), "--ipc"),
         (!host.uts_mode.is_empty(), "--uts"),
         (host.publish_all_ports, "--publish-all"),
-        (has_healthcheck(&request.config), "a healthcheck of a container"),
+        (request.config.healthcheck.as_ref().is_some_and(asks_for_healthcheck), "a healthcheck of a container"),
         (asks_for_mac(request), "--mac-address"),
         (!matches!(extra("CgroupnsMode"), "" | "private"), "--cgroupns"),
     ] {
@@ -205,19 +205,11 @@ fn refuse_unbuilt(request: &CreateContainer) -> ApiResult<()> {
             return Err(ApiError::unsupported(feature));
         }
     }
-    let driver = host.log_config.kind.as_str();
-    if !matches!(driver, "" | "json-file") {
-        return Err(ApiError::unsupported(format!("the log driver {driver}")));
-    }
+    check_log_driver(&host.log_config.kind)?;
     if !matches!(host.runtime.as_str(), "" | "runc" | "io.containerd.runc.v2") {
         return Err(invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
     }
     host.security_opt.iter().flatten().try_for_each(|option| security_option(option).map(drop))
-}
-
-fn has_healthcheck(config: &ContainerConfig) -> bool {
-    let test = config.healthcheck.as_ref().and_then(|h| h.get("Test")).and_then(Value::as_array);
-    test.and_then(|t| t.first()).is_some_and(|first| first != "NONE")
 }
 
 fn asks_for_mac(request: &CreateContainer) -> bool {
