@@ -55,6 +55,8 @@ fn refusals(c: &Cluster) {
         ("--name x --health-cmd foo alpine", "a healthcheck of a service is not supported"),
         ("--name x --mode replicated-job alpine", "a job is not supported"),
         ("--name x --init alpine", "an init process (--init) is not supported"),
+        ("--name x --hostname {{.Task.Colour}} alpine", "hostname: expanding \"{{.Task.Colour}}\" failed"),
+        ("--name x --env A={{if.Node.ID}}b{{end}} alpine", "the template action {{if.Node.ID}} in env"),
         ("--name x --secret foo alpine", "not supported by this version of Malha"),
     ] {
         c.no("node1", &format!("service create -d {line}"), why);

@@ -2,11 +2,11 @@
 //!
 //! Docker expands these fields with Go's text/template over `Service`, `Node` and `Task` (swarm-behaviour §7.6). Field
 //! paths are what is in use; anything else in braces is an error that names it, never left as it is. The node expands them
-//! for the container, the managers for its names.
+//! for the container, the managers for its names; what no task of a service could expand is refused with its spec.
 
 use std::collections::BTreeMap;
 
-use crate::{NodeDescription, NodeId, Task};
+use crate::{Labels, NodeDescription, NodeId, Task};
 
 /// The values that a task's templates may name.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Values(BTreeMap<String, String>);
 pub enum TemplateError {
     #[error("expanding {text:?} failed: {expression:?} is not a known field")]
     Unknown { text: String, expression: String },
+    #[error("expanding {text:?} failed: {expression:?} is more than the name of a field")]
+    Unsupported { text: String, expression: String },
     #[error("expanding {0:?} failed: unclosed action")]
     Unclosed(String),
 }
@@ -41,16 +43,21 @@ impl Values {
         Self(values)
     }
 
+    /// What any task of the service knows, with stand-ins for what is each task's own: a text that these cannot fill in no
+    /// task can.
+    pub fn of_any_task(service: &str, labels: &Labels) -> Self {
+        let task =
+            Task { service_name: service.to_owned(), service_labels: labels.clone(), slot: 1, ..Task::default() };
+        Self::of(&task, &NodeId::default(), &NodeDescription::default())
+    }
+
     pub fn expand(&self, text: &str) -> Result<String, TemplateError> {
         let mut out = String::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("{{") {
             let (action, after) = after.split_once("}}").ok_or_else(|| TemplateError::Unclosed(text.to_owned()))?;
             let expression = action.trim_matches(|c: char| c == '-' || c.is_whitespace());
-            let value = self
-                .0
-                .get(expression)
-                .ok_or_else(|| TemplateError::Unknown { text: text.to_owned(), expression: expression.to_owned() })?;
+            let value = self.0.get(expression).ok_or_else(|| not_expanded(text, expression))?;
             out.push_str(before);
             out.push_str(value);
             rest = after;
@@ -62,6 +69,15 @@ impl Values {
     pub fn expand_all(&self, texts: &[String]) -> Result<Vec<String>, TemplateError> {
         texts.iter().map(|t| self.expand(t)).collect()
     }
+}
+
+fn not_expanded(text: &str, expression: &str) -> TemplateError {
+    let (text, label) = (text.to_owned(), "index .Service.Labels ");
+    let is_field = |e: &str| e.starts_with('.') && !e.contains(|c: char| c.is_whitespace() || "|()$".contains(c));
+    if is_field(expression) || expression.starts_with(label) {
+        return TemplateError::Unknown { text, expression: expression.to_owned() };
+    }
+    TemplateError::Unsupported { text, expression: expression.to_owned() }
 }
 
 #[cfg(test)]
@@ -84,5 +100,19 @@ mod tests {
         assert_eq!(values.expand("plain").unwrap(), "plain");
         assert!(values.expand("{{.Task.Colour}}").unwrap_err().to_string().contains(".Task.Colour"));
         assert!(values.expand("{{.Task.ID").is_err());
+        for more in ["{{if .Node.ID}}a{{end}}", "{{ .Task.Name | printf }}", "{{- join .Task -}}", "{{}}"] {
+            assert!(matches!(values.expand(more), Err(TemplateError::Unsupported { .. })), "{more}");
+        }
+        let unknown = values.expand("{{index .Service.Labels \"nosuch\"}}");
+        assert!(matches!(unknown, Err(TemplateError::Unknown { .. })), "{unknown:?}");
+    }
+
+    #[test]
+    fn any_task_knows_what_each_task_does() {
+        let labels = [("tier".to_owned(), "front".to_owned())].into();
+        let any = Values::of_any_task("web", &labels);
+        let task = Task { service_labels: labels, ..Task::default() };
+        let one = Values::of(&task, &"n".into(), &NodeDescription::default());
+        assert_eq!(any.0.keys().collect::<Vec<_>>(), one.0.keys().collect::<Vec<_>>());
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use malha_model::{
     ApiError, ApiResult, ContainerSpec, EndpointSpec, Placement, Protocol, PublishMode, Resources, ServiceSpec,
     TaskSpec, UpdateConfig, asks_for_healthcheck, check_log_driver,
+    template::{TemplateError, Values},
 };
 use serde_json::Value;
 
@@ -18,6 +19,7 @@ pub(crate) fn service(spec: &ServiceSpec) -> ApiResult<()> {
     name(&spec.name)?;
     supported(spec)?;
     task(&spec.task_template)?;
+    templates(spec)?;
     mode(spec)?;
     spec.update_config.as_ref().map_or(Ok(()), update)?;
     spec.rollback_config.as_ref().map_or(Ok(()), update)?;
@@ -134,6 +136,25 @@ fn container(c: &ContainerSpec) -> ApiResult<()> {
         }
     }
     Ok(())
+}
+
+/// A template that cannot be filled in would keep every task from starting.
+fn templates(spec: &ServiceSpec) -> ApiResult<()> {
+    let Some(container) = &spec.task_template.container_spec else { return Ok(()) };
+    let values = Values::of_any_task(&spec.name, &spec.labels);
+    let check = |field: &str, text: &str| match values.expand(text) {
+        Ok(_) => Ok(()),
+        Err(TemplateError::Unsupported { expression, .. }) => {
+            Err(ApiError::unsupported(format!("the template action {{{{{expression}}}}} in {field} {text:?}")))
+        }
+        Err(e) => Err(ApiError::invalid(format!("ContainerSpec: {field}: {e}"))),
+    };
+    check("hostname", &container.hostname)?;
+    container.env.iter().try_for_each(|env| check("env", env))?;
+    container.mounts.iter().try_for_each(|mount| {
+        check("mount source", &mount.source)?;
+        check("mount target", &mount.target)
+    })
 }
 
 fn update(config: &UpdateConfig) -> ApiResult<()> {

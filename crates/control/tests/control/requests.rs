@@ -161,6 +161,48 @@ fn what_is_not_built_is_501_and_named() {
 }
 
 #[test]
+fn templates_that_no_task_could_expand_are_refused() {
+    let mut w = World::new(1);
+    let with = |f: &dyn Fn(&mut ContainerSpec)| {
+        service_spec("web", |s| {
+            s.labels.insert("tier".into(), "front".into());
+            f(s.task_template.container_spec.as_mut().unwrap());
+        })
+    };
+    let mount = |source: &str, target: &str| Mount {
+        kind: "volume".into(),
+        source: source.into(),
+        target: target.into(),
+        ..Mount::default()
+    };
+    let good = with(&|c| {
+        c.hostname = "{{.Service.Name}}-{{ .Task.Slot }}".into();
+        c.env = vec!["WHO={{.Task.Name}}".into(), "TIER={{index .Service.Labels \"tier\"}}".into()];
+        c.mounts = vec![mount("vol-{{.Node.ID}}", "/data/{{.Task.ID}}")];
+    });
+    w.ask(create(good)).unwrap();
+    let invalid = |text: &str| (rpc("InvalidArgument", text), 400);
+    assert_eq!(
+        w.refused(create(with(&|c| c.hostname = "{{.Task.Colour}}".into()))),
+        invalid(
+            "ContainerSpec: hostname: expanding \"{{.Task.Colour}}\" failed: \".Task.Colour\" is not a known field"
+        )
+    );
+    assert_eq!(
+        w.refused(create(with(&|c| c.mounts = vec![mount("v", "/{{.Task.ID")]))),
+        invalid("ContainerSpec: mount target: expanding \"/{{.Task.ID\" failed: unclosed action")
+    );
+    let label = w.refused(create(with(&|c| c.env = vec!["A={{.Service.Labels.nosuch}}".into()])));
+    assert!(label.0.contains("\".Service.Labels.nosuch\" is not a known field"), "{label:?}");
+    // What Docker would expand and this version does not, also in an update.
+    let version = w.state.service_named("web").unwrap().meta.version;
+    let spec = with(&|c| c.env = vec!["A={{if .Node.ID}}x{{end}}".into()]);
+    let (text, status) = w.refused(R::ServiceUpdate { id: "web".into(), version, spec, registry_auth: None });
+    assert_eq!(status, 501);
+    assert!(text.starts_with("the template action {{if .Node.ID}} in env \"A={{if"), "{text}");
+}
+
+#[test]
 fn names_are_unique_and_drawn_where_absent() {
     let mut w = World::new(1);
     let id = w.create(service_spec("web", |_| {}));
