@@ -2,8 +2,16 @@
 //!
 //! Progress is not kept anywhere: tasks that an update made carry `by_update`, so how many slots are in work, which ones
 //! failed and when the last one settled is read off the tasks of the current `spec_version`.
+//!
+//! With `start-first` a slot's new task comes before the old one goes, unless both want the same host-mode port: the new
+//! one might wait for ever for what the old one has. Such a slot is updated stop-first, whatever nodes there are: which of
+//! them has the port to spare may change before the task gets there.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use malha_model::{
     Availability, Service, Task, TaskState, Timestamp, UpdateConfig, UpdateState, UpdateStatus, defaults,
@@ -15,7 +23,7 @@ use super::{
     slot::{self, Key, Slot, Slots},
     still_waits,
 };
-use crate::{Ctx, reconcile::Wake};
+use crate::{Ctx, reconcile::Wake, scheduler::host_ports};
 
 pub(crate) fn step(tx: &mut Tx, ctx: &mut Ctx<'_>, wake: &mut Wake, service: &Arc<Service>, slots: &Slots) {
     for slot in slots.values() {
@@ -95,12 +103,18 @@ fn is_outdated(tx: &Tx, service: &Service, task: &Task) -> bool {
 fn replace(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, key: &Key, slot: &Slot, config: &UpdateConfig) {
     let mut new = slot::new_task(ctx, service, key, Some(slot));
     new.by_update = true;
-    if config.order != "start-first" {
+    if config.order != "start-first" || shares_port(&new, slot) {
         new.desired_state = TaskState::Ready;
         new.start_after = Some(ctx.now);
         slot.runnable().for_each(|t| set_desired(tx, t, TaskState::Shutdown));
     }
     tx.put(new);
+}
+
+/// The new task wants a port of its node that what runs in the slot has.
+fn shares_port(new: &Task, slot: &Slot) -> bool {
+    let wanted: BTreeSet<_> = host_ports(new).collect();
+    slot.runnable().flat_map(|t| host_ports(t)).any(|held| wanted.contains(&held))
 }
 
 fn made_by_update(tx: &Tx, service: &Service) -> Vec<Arc<Task>> {

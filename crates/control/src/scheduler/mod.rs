@@ -10,7 +10,7 @@ use std::sync::Arc;
 use malha_model::{Node, NodeId, Task, TaskState};
 use malha_store::{State, Tx};
 
-pub(crate) use self::node_info::reservations;
+pub(crate) use self::node_info::{host_ports, reservations};
 use self::{filter::Demand, node_info::NodeInfo};
 use crate::{Ctx, status};
 

@@ -107,6 +107,39 @@ fn start_first_keeps_the_old_until_the_new_runs() {
 }
 
 #[test]
+fn start_first_stops_first_where_both_want_the_same_port_of_a_node() {
+    let mut w = World::new(1);
+    let start_first = |s: &mut ServiceSpec| {
+        s.update_config = Some(UpdateConfig { order: "start-first".into(), ..defaults::update_config() });
+    };
+    let one = w.create(service_spec("one", |s| {
+        start_first(s);
+        publish(s, 8080, 80, PublishMode::Host);
+        publish(s, 0, 81, PublishMode::Host);
+    }));
+    let all = w.create(service_spec("all", |s| {
+        global(s);
+        start_first(s);
+        publish(s, 9090, 90, PublishMode::Host);
+    }));
+    w.settle();
+    for id in [&one, &all] {
+        let old = w.wanted(id).remove(0);
+        w.update(id, |s| image(s, "hello:2"));
+        assert_eq!(w.state.task(&old.id).unwrap().desired_state, TaskState::Shutdown);
+        w.settle();
+        assert_eq!((w.running(id), images(&w, id)), (1, vec!["hello:2".to_owned()]));
+        assert_eq!(status(&w, id).0, UpdateState::Completed);
+    }
+    // Another port is free, and one that the kernel chooses always is.
+    let old = w.wanted(&one).remove(0);
+    w.update(&one, |s| s.endpoint_spec.as_mut().unwrap().ports[0].published_port = 8081);
+    assert_eq!(w.state.task(&old.id).unwrap().desired_state, TaskState::Running);
+    w.settle();
+    assert_eq!((w.running(&one), status(&w, &one).0), (1, UpdateState::Completed));
+}
+
+#[test]
 fn start_first_keeps_the_old_when_the_new_fails() {
     let (mut w, id) = world(1, |c| c.order = "start-first".into());
     w.update(&id, |s| image(s, "hello:2"));
