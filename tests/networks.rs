@@ -29,6 +29,7 @@ fn networks_do_what_they_are_told() {
     exhaustion(&c);
     another_ingress(&c);
     prune(&c);
+    ways_of_nodes(&c);
 }
 
 fn refusals(c: &Cluster) {
@@ -54,6 +55,7 @@ fn refusals(c: &Cluster) {
         ("ingress", "network with name ingress already exists"),
         ("--config-only x", "is not supported by this version of Malha"),
         (&format!("--subnet {underlay} x"), "holds the address"),
+        ("--subnet 172.18.7.0/24 x", "172.18.7.0/24 overlaps the route 172.18.0.0/16 (docker_gwbridge) of node node"),
     ] {
         c.no("node1", &format!("{CREATE} {line}"), why);
     }
@@ -199,4 +201,32 @@ fn prune(c: &Cluster) {
     let pruned = c.d("node1", "network prune -f");
     assert!(pruned.contains("labelled") && !pruned.contains("kept") && !pruned.contains("my-in"), "{pruned}");
     assert!(names(c, "node1", "").contains(&"kept".to_owned()));
+}
+
+/// No network is made where any node has a way of its own to; one that is there already is warned of.
+fn ways_of_nodes(c: &Cluster) {
+    let create = |network: &str| {
+        c.d("node1", &format!("{CREATE} {network}"));
+        inspect(c, "node1", "", network)["IPAM"]["Config"][0]["Subnet"].as_str().unwrap().to_owned()
+    };
+    let warnings = |node: &str| crate::support::text(&c.try_exec(node, &["docker", "info"]).stderr);
+    let before = create("before");
+    let next = create("probe");
+    c.d("node1", "network rm probe");
+    c.d("node1", "service create -d -q --no-resolve-image --name there --network before --mode global alpine sleep 1d");
+    c.wait_running("there", 2);
+    assert!(!warnings("node2").contains("overlaps"), "{}", warnings("node2"));
+    for route in ["10.200.0.0/16", &before, &next] {
+        c.exec("node2", &["ip", "route", "add", route, "via", &c.client_addr()]);
+    }
+    let leader = format!("/var/lib/malha/dev/{}/node1.log", c.name);
+    until(Duration::from_secs(20), "the leader says what it can no longer refuse", || {
+        let log = std::fs::read_to_string(&leader).unwrap();
+        log.contains("a network overlaps a route of a node").then_some(())
+    });
+    let why = "10.200.1.0/24 overlaps the route 10.200.0.0/16 (eth0) of node node2";
+    c.no("node1", &format!("{CREATE} --subnet 10.200.1.0/24 x"), why);
+    assert_ne!(create("after"), next, "beside the worker's route");
+    let warning = format!("WARNING: network before ({before}) overlaps the route {before} (eth0) of this node");
+    assert!(warnings("node2").contains(&warning), "{}", warnings("node2"));
 }

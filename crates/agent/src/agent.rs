@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::{
     core::{Core, Event},
+    description,
     disk::AgentDisk,
     executor::{Executor, Found, NodeNetworks},
     logs::Logs,
@@ -155,6 +156,7 @@ async fn run(config: AgentConfig, deps: AgentDeps, channels: Channels, agent: Ag
     let (log_sender, log_receiver) = mpsc::channel(LOG_MESSAGES);
     let (saved_sender, saved_receiver) = watch::channel(Arc::new(Saved::default()));
     let (wanted, wanted_receiver) = watch::channel(None);
+    let (news, description) = watch::channel(None);
     let shared = Arc::new(Shared {
         executor: executor.clone(),
         clock,
@@ -186,6 +188,7 @@ async fn run(config: AgentConfig, deps: AgentDeps, channels: Channels, agent: Ag
     let session = Session {
         data_path_addr: config.data_path_addr,
         executor: executor.clone(),
+        description,
         connector,
         outbox: outbox.clone(),
         events: channels.events,
@@ -197,6 +200,7 @@ async fn run(config: AgentConfig, deps: AgentDeps, channels: Channels, agent: Ag
         renew: agent.renew,
         rng: rng.fork(),
     };
+    tasks.spawn("agent-description", description::follow(executor.clone(), news));
     tasks.spawn("agent-networks", keep_applied(executor, wanted_receiver, channels.applied, outbox, rng.fork()));
     tasks.spawn("agent-disk", keep_saved(disk, saved_receiver));
     tasks.spawn("agent-session", session.run());

@@ -6,6 +6,7 @@
 
 mod agent;
 mod core;
+mod description;
 mod disk;
 mod executor;
 mod logs;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use malha_kit::{Backoff, Rng, watch};
-use malha_model::{AgentMessage, ApiError, Code, ManagerMessage, NodeId, Role};
+use malha_model::{AgentMessage, ApiError, Code, ManagerMessage, NodeDescription, NodeId, Role};
 use malha_wire::{ConnectError, Connector, Duplex};
 use rand::Rng as _;
 use tokio::{
@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_millis(2);
 pub(crate) struct Session {
     pub data_path_addr: IpAddr,
     pub executor: Arc<dyn Executor>,
+    /// What the node says of itself since it last changed.
+    pub description: watch::Receiver<Option<NodeDescription>>,
     pub connector: Arc<dyn Connector>,
     pub outbox: Arc<Outbox>,
     pub events: mpsc::Sender<Event>,
@@ -71,6 +73,7 @@ enum Turn {
     Hear(Option<ManagerMessage>),
     Speak,
     Lines(AgentMessage),
+    Described,
 }
 
 impl Ended {
@@ -161,6 +164,7 @@ impl Session {
     async fn greet(&mut self, addr: &str) -> Result<(Duplex<AgentMessage, ManagerMessage>, Duration), Ended> {
         let client = self.connector.connect(addr).await?;
         let mut duplex = client.session().await?;
+        self.description.borrow_and_update();
         let description = self.executor.description().await;
         let hello = AgentMessage::Hello { description, data_path_addr: self.data_path_addr };
         duplex.tx.send(hello).await.map_err(|_| Ended::Lost(addr.to_owned()))?;
@@ -196,6 +200,7 @@ impl Session {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let (outbox, renew) = (self.outbox.clone(), self.renew.clone());
+        let mut description = self.description.clone();
         // whatever comes in, the beat goes out; what is to be said and what comes in take turns
         let mut spoke = false;
         loop {
@@ -207,6 +212,8 @@ impl Session {
                 message = rx.recv() => Turn::Hear(message),
                 () = outbox.filled() => Turn::Speak,
                 Some(lines) = self.logs.recv() => Turn::Lines(lines),
+                // closed only where the agent itself ends
+                Ok(()) = description.changed() => Turn::Described,
             };
             spoke = matches!(turn, Turn::Speak);
             let next = match turn {
@@ -228,6 +235,11 @@ impl Session {
                     outbox.take()
                 }
                 Turn::Lines(lines) => vec![lines],
+                Turn::Described => {
+                    let news = description.borrow_and_update().clone();
+                    let data_path_addr = self.data_path_addr;
+                    news.map(|description| AgentMessage::Hello { description, data_path_addr }).into_iter().collect()
+                }
             };
             // a peer that takes nothing is as gone as one that says nothing
             for message in next {
@@ -269,6 +281,7 @@ mod tests {
         let net = SimNet::new(Latency::default(), Rng::from_seed(1));
         Session {
             data_path_addr: IpAddr::from([10, 9, 0, 1]),
+            description: watch::channel(None).1,
             executor: Arc::new(ScriptedExecutor::new("n".into(), NodeDescription::default())),
             connector: Arc::new(net.connector(peer)),
             outbox,

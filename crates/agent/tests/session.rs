@@ -12,8 +12,8 @@ use malha_agent::{
 use malha_kit::{Rng, Tasks, TokioClock, watch};
 use malha_model::{
     AgentMessage, ApiError, ApiResult, Code, ContainerSpec, ControlRequest, ControlResponse, LogOptions, LogSelector,
-    ManagerMessage, Network, NetworkAttachment, NetworkDelta, NetworkView, NodeDescription, NodeId, Role, ServiceId,
-    Task, TaskId, TaskState, TaskStatus, Timestamp,
+    ManagerMessage, Network, NetworkAttachment, NetworkDelta, NetworkView, NodeDescription, NodeId, NodeRoute, Role,
+    ServiceId, Task, TaskId, TaskState, TaskStatus, Timestamp,
 };
 use malha_simnet::{Latency, SimNet};
 use malha_wire::{Duplex, IssueRequest, IssueResponse, LogReceiver, ManagerService, Peer};
@@ -194,6 +194,27 @@ fn on_network(id: &str) -> Task {
 
 fn view(seq: u64) -> NetworkView {
     NetworkView { network: Network { id: "n".into(), ..Network::default() }, seq, ..NetworkView::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_routes_change_says_hello_again() {
+    let mut w = world();
+    let mut played = w.greet(vec![], vec![]).await;
+    let route = NodeRoute { subnet: "172.18.0.0/16".parse().unwrap(), device: "docker_gwbridge".into() };
+    let now = NodeDescription { routes: vec![route], ..NodeDescription::default() };
+    w.executor.describe(now.clone());
+    let hello = |m: &AgentMessage| matches!(m, AgentMessage::Hello { .. });
+    let AgentMessage::Hello { description, .. } = played.until(hello).await else { panic!() };
+    assert_eq!(description, now);
+    // Once: what follows for a long time are heartbeats.
+    let mut beats = 0;
+    played
+        .until(|m| {
+            assert!(!hello(m), "told once");
+            beats += u32::from(*m == AgentMessage::Heartbeat);
+            beats == 30
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]

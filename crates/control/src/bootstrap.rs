@@ -13,6 +13,8 @@ use crate::{Ctx, allocator};
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
     pub cluster: ClusterId,
+    /// The first manager. The ingress network is kept off where it has ways of its own to.
+    pub first: Node,
     pub spec: ClusterSpec,
     pub root_ca: RootCa,
     /// Empty: Docker's default.
@@ -22,7 +24,8 @@ pub struct Bootstrap {
     pub data_path_port: u16,
 }
 
-/// The cluster, the ingress network and the networks `host` and `bridge`. Nodes come with their certificates.
+/// The cluster, its first node, the ingress network and the networks `host` and `bridge`. Other nodes come with their
+/// certificates.
 pub fn bootstrap(ctx: &mut Ctx<'_>, params: Bootstrap) -> ApiResult<Vec<Object>> {
     let mut tx = Tx::at(&State::default(), ctx.now);
     let mut default_addr_pool = params.default_addr_pool;
@@ -39,6 +42,7 @@ pub fn bootstrap(ctx: &mut Ctx<'_>, params: Bootstrap) -> ApiResult<Vec<Object>>
         ..Cluster::default()
     };
     tx.put(cluster);
+    tx.put(params.first);
     let mut ingress = Network {
         id: NetworkId::random(&mut *ctx.rng),
         spec: NetworkSpec {

@@ -15,6 +15,7 @@ mod node;
 mod paths;
 mod programs;
 mod rawnl;
+mod routes;
 mod rtnl;
 mod sandbox;
 mod uplinks;
@@ -28,6 +29,7 @@ pub use self::{
     netns::Netns,
     node::{NodeNetwork, NodeNetworkConfig},
     programs::{ProgramError, Programs},
+    routes::routes,
     sandbox::{SandboxState, Sandboxes},
     uplinks::{NodeAddresses, Uplink},
     wire::{GatewayState, LinkState},

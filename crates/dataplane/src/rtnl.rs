@@ -18,7 +18,7 @@ use netlink_packet_route::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
         LinkLayerType, LinkMessage, State,
     },
-    route::{RouteAddress, RouteAttribute, RouteMetric, RouteProtocol, RouteScope, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute},
 };
 use rtnetlink::{
@@ -265,6 +265,29 @@ impl Rtnl {
             (plain && net.prefix_len() > 0 && (by.is_none() || by != except)).then_some(net)
         });
         Ok(nets.collect())
+    }
+
+    /// IPv4 destinations of the main table, default route included, and the link that each is reached by.
+    pub(crate) async fn main_routes(&self) -> NetResult<Vec<(IpNet, Option<u32>)>> {
+        let message = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let all: Vec<_> = self.list("list routes", || self.handle.route().get(message.clone()).execute()).await?;
+        let of_main = |m: &RouteMessage| {
+            let long = m.attributes.iter().find_map(|a| if let RouteAttribute::Table(t) = a { Some(*t) } else { None });
+            long.unwrap_or(m.header.table.into()) == MAIN_TABLE && m.header.kind == RouteType::Unicast
+        };
+        let routes = all.into_iter().filter(of_main).filter_map(|m| {
+            let (mut to, mut link) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), None);
+            for attribute in &m.attributes {
+                match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(addr)) => to = IpAddr::V4(*addr),
+                    RouteAttribute::Oif(index) => link = Some(*index),
+                    RouteAttribute::MultiPath(hops) => link = hops.first().map(|h| h.interface_index),
+                    _ => {}
+                }
+            }
+            Some((IpNet::new(to, m.header.destination_prefix_length).ok()?, link))
+        });
+        Ok(routes.collect())
     }
 
     /// The route of the node's own packets from `source` to `to`; none where it is not a plain one.

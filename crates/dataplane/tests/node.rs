@@ -38,6 +38,30 @@ async fn a_bridge_made_by_the_user_is_taken_as_it_is() {
 }
 
 #[tokio::test]
+async fn the_node_tells_where_it_has_ways_of_its_own_to() {
+    let w = World::new().await;
+    w.internet().await;
+    let node = w.open().await;
+    node.ensure_sandbox(&plan("t", vec![common::link(4097, "10.0.1.3/24")])).await.unwrap();
+    ip(&w.node, "route add default via 198.51.100.2");
+    ip(&w.node, "route add 128.0.0.0/1 via 198.51.100.2");
+    ip(&w.node, "route add 10.0.0.0/9 via 198.51.100.2");
+    ip(&w.node, "route add 10.200.0.0/16 nexthop via 198.51.100.2 nexthop via 198.51.100.3");
+    ip(&w.node, "route add 10.201.0.0/16 via 198.51.100.2 table 77");
+    ip(&w.node, "address add 10.202.0.1/32 dev lo");
+    let told = malha_dataplane::routes(w.node.path()).await.unwrap();
+    let told: Vec<String> = told.iter().map(|r| format!("{} {}", r.subnet, r.device)).collect();
+    let expected = [
+        "10.0.0.0/9 up0",
+        "10.200.0.0/16 up0",
+        "10.202.0.1/32 lo",
+        "172.18.0.0/16 docker_gwbridge",
+        "198.51.100.0/24 up0",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn a_subnet_asked_for_is_used() {
     let w = World::new().await;
     let mut config = w.config();

@@ -159,6 +159,7 @@ mod tests {
         let swarm = NewSwarmConfig {
             spec: ClusterSpec::default(),
             availability: malha_model::Availability::Active,
+            description: malha_model::NodeDescription::default(),
             default_addr_pool: Vec::new(),
             subnet_size: 24,
             data_path_port: 4789,

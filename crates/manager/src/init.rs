@@ -3,7 +3,9 @@
 use ipnet::IpNet;
 use malha_control::{Bootstrap, Ctx, TokenSource, bootstrap, new_node};
 use malha_kit::Rng;
-use malha_model::{ApiError, ApiResult, Availability, ClusterId, ClusterSpec, NodeId, Object, Role, RootCa, Timestamp};
+use malha_model::{
+    ApiError, ApiResult, Availability, ClusterId, ClusterSpec, NodeDescription, NodeId, Role, RootCa, Timestamp,
+};
 use malha_pki::{CertificateAuthority, Identity};
 use malha_store::Change;
 
@@ -15,6 +17,7 @@ pub struct NewSwarmConfig {
     pub spec: ClusterSpec,
     /// Of the first node.
     pub availability: Availability,
+    pub description: NodeDescription,
     /// Empty: Docker's default.
     pub default_addr_pool: Vec<IpNet>,
     pub subnet_size: u8,
@@ -43,8 +46,11 @@ pub fn new_swarm(config: NewSwarmConfig, now: Timestamp, rng: &mut Rng) -> ApiRe
         cert_pem,
     };
     let spec = config.spec.clone();
+    let mut first = new_node(node.clone(), Role::Manager, config.availability, now);
+    first.description = config.description;
     let params = Bootstrap {
         cluster: cluster.clone(),
+        first,
         spec: config.spec,
         root_ca,
         default_addr_pool: config.default_addr_pool,
@@ -52,9 +58,7 @@ pub fn new_swarm(config: NewSwarmConfig, now: Timestamp, rng: &mut Rng) -> ApiRe
         data_path_port: config.data_path_port,
     };
     let mut ctx = Ctx { now, rng, tokens: &SwarmTokens };
-    let objects = bootstrap(&mut ctx, params)?;
-    let first = new_node(node.clone(), Role::Manager, config.availability, now);
-    let initial = objects.into_iter().chain([Object::Node(first)]).map(Change::Put).collect();
+    let initial = bootstrap(&mut ctx, params)?.into_iter().map(Change::Put).collect();
     Ok(NewSwarm { cluster, node, initial, ca, spec })
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId},
-    spec_cluster::{ClusterSpec, IpamConfig, NetworkSpec, NodeDescription, NodeSpec, Role},
+    spec_cluster::{ClusterSpec, IpamConfig, NetworkSpec, NodeDescription, NodeRoute, NodeSpec, Role},
     spec_service::{EndpointSpec, Labels, PortConfig, ServiceSpec, TaskSpec},
     task_state::TaskState,
     time::Timestamp,
@@ -281,6 +281,13 @@ impl Network {
     }
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// A subnet of this network into which one of a node's `routes` leads as well.
+    pub fn overlapped<'a>(&self, routes: &'a [NodeRoute]) -> Option<(IpNet, &'a NodeRoute)> {
+        let subnets = self.ipam.iter().filter_map(|c| c.subnet);
+        let mut overlaps = subnets.filter_map(|s| Some((s, routes.iter().find(|r| r.overlaps(&s))?)));
+        overlaps.next()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AgentMessage {
+    /// Said again in a session when the node's routes have changed.
     Hello {
         description: NodeDescription,
         /// Tunnel endpoint of this node.

@@ -105,7 +105,7 @@ pub enum Availability {
     Drain,
 }
 
-/// What a node says of itself when its session opens.
+/// What a node says of itself when its session opens, and again when its routes change.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct NodeDescription {
@@ -115,6 +115,31 @@ pub struct NodeDescription {
     pub engine: EngineDescription,
     #[serde(rename = "TLSInfo", skip_serializing_if = "Option::is_none")]
     pub tls_info: Option<TlsInfo>,
+    /// Where it has ways of its own to, beside those that lead out. Not in Docker's description.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    pub routes: Vec<NodeRoute>,
+}
+
+/// A subnet that a node reaches by itself: no network of the swarm may lie there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NodeRoute {
+    pub subnet: IpNet,
+    /// The interface that leads there.
+    #[serde(default)]
+    pub device: String,
+}
+
+impl NodeRoute {
+    pub fn overlaps(&self, subnet: &IpNet) -> bool {
+        self.subnet.contains(subnet) || subnet.contains(&self.subnet)
+    }
+}
+
+impl std::fmt::Display for NodeRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.subnet, self.device)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

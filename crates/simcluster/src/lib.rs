@@ -284,6 +284,7 @@ pub(crate) async fn found(
     let config = NewSwarmConfig {
         spec,
         availability: Availability::Active,
+        description: malha_model::NodeDescription::default(),
         default_addr_pool: Vec::new(),
         subnet_size: defaults::SUBNET_SIZE,
         data_path_port: defaults::DATA_PATH_PORT,

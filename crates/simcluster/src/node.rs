@@ -218,6 +218,6 @@ fn description(name: &str) -> NodeDescription {
             plugins: vec![PluginDescription { kind: "Network".into(), name: "overlay".into() }],
             ..EngineDescription::default()
         },
-        tls_info: None,
+        ..NodeDescription::default()
     }
 }

@@ -49,11 +49,11 @@ impl Default for Script {
 #[derive(Clone)]
 pub struct ScriptedExecutor {
     node: NodeId,
-    description: NodeDescription,
     machine: Arc<Machine>,
 }
 
 struct Machine {
+    description: Mutex<NodeDescription>,
     state: Mutex<State>,
     /// Counts changes of containers.
     changed: watch::Sender<u64>,
@@ -86,8 +86,9 @@ enum Phase {
 
 impl ScriptedExecutor {
     pub fn new(node: NodeId, description: NodeDescription) -> Self {
-        let machine = Machine { state: Mutex::default(), changed: watch::Sender::new(0) };
-        Self { node, description, machine: Arc::new(machine) }
+        let description = Mutex::new(description);
+        let machine = Machine { description, state: Mutex::default(), changed: watch::Sender::new(0) };
+        Self { node, machine: Arc::new(machine) }
     }
 
     pub fn node(&self) -> &NodeId {
@@ -96,6 +97,11 @@ impl ScriptedExecutor {
 
     pub fn script(&self, script: Script) {
         self.machine.state.lock().script = script;
+    }
+
+    /// The node is another than it was.
+    pub fn describe(&self, description: NodeDescription) {
+        *self.machine.description.lock() = description;
     }
 
     pub fn script_image(&self, image: &str, script: Script) {
@@ -169,7 +175,7 @@ impl Machine {
 #[async_trait]
 impl Executor for ScriptedExecutor {
     async fn description(&self) -> NodeDescription {
-        self.description.clone()
+        self.machine.description.lock().clone()
     }
 
     async fn apply_networks(&self, networks: Arc<NodeNetworks>) -> Result<(), TaskError> {

@@ -12,6 +12,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use malha_model::{ApiError, ApiResult, Code, IpamConfig, Network, NetworkAttachment, NetworkId, Node, TaskState};
 use malha_store::{State, Tx};
 
+use super::routes::Routes;
+
 /// The network cannot give what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AddressError {
@@ -38,9 +40,12 @@ impl From<AddressError> for ApiError {
 
 // === subnets ===
 
-/// Fills in the subnets and gateways of `network`, against all others in `state`.
+const OVERLAPS: &str = "invalid pool request: Pool overlaps with other one on this address space";
+
+/// Fills in the subnets and gateways of `network`, against all others in `state` and what nodes reach by themselves.
 pub(crate) fn allocate_subnets(state: &State, network: &mut Network) -> ApiResult<()> {
     let mut taken = taken_subnets(state);
+    let routes = Routes::of(state);
     let mut asked = network.spec.ipam.config.clone();
     if asked.is_empty() {
         asked.push(IpamConfig::default());
@@ -48,8 +53,7 @@ pub(crate) fn allocate_subnets(state: &State, network: &mut Network) -> ApiResul
     // Subnets that were asked for go first, so that a pool slice never takes one of them.
     for subnet in asked.iter().filter_map(|c| c.subnet) {
         if let Some((other, name)) = taken.iter().find(|(other, _)| overlap(other, &subnet)) {
-            let text = "invalid pool request: Pool overlaps with other one on this address space";
-            let desc = format!("{text}: {subnet} overlaps {other} of network {name}");
+            let desc = format!("{OVERLAPS}: {subnet} overlaps {other} of network {name}");
             return Err(ApiError::rpc(Code::PermissionDenied, desc));
         }
         // Its containers could not tell that node's own network from theirs.
@@ -57,12 +61,15 @@ pub(crate) fn allocate_subnets(state: &State, network: &mut Network) -> ApiResul
             let desc = format!("subnet {subnet} holds the address {addr} of node {node}");
             return Err(ApiError::rpc(Code::PermissionDenied, desc));
         }
+        if let Some(found) = routes.overlapping(&subnet) {
+            return Err(ApiError::rpc(Code::PermissionDenied, format!("{OVERLAPS}: {subnet} overlaps {found}")));
+        }
         taken.push((subnet, network.spec.name.clone()));
     }
     for config in &mut asked {
         let subnet = match config.subnet {
             Some(subnet) => subnet,
-            None => free_slice(state, &taken)?,
+            None => free_slice(state, &taken, &routes)?,
         };
         taken.push((subnet, network.spec.name.clone()));
         config.subnet = Some(subnet);
@@ -95,20 +102,27 @@ pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// The first slice of the swarm's pools that is free of other networks and of the nodes.
-fn free_slice(state: &State, taken: &[(IpNet, String)]) -> ApiResult<IpNet> {
+/// The first slice of the swarm's pools that is free of other networks, of the nodes and of what they reach.
+fn free_slice(state: &State, taken: &[(IpNet, String)], routes: &Routes<'_>) -> ApiResult<IpNet> {
     let nodes: Vec<IpAddr> = node_addrs(state).map(|(_, addr)| addr).collect();
-    let exhausted = || ApiError::invalid("all predefined address pools have been fully subnetted");
-    let cluster = state.cluster().ok_or_else(exhausted)?;
+    let exhausted = "all predefined address pools have been fully subnetted";
+    let cluster = state.cluster().ok_or_else(|| ApiError::invalid(exhausted))?;
+    let mut in_the_way = None;
     for pool in &cluster.default_addr_pool {
         let Ok(slices) = pool.subnets(cluster.subnet_size.max(pool.prefix_len())) else { continue };
         for slice in slices {
             if !taken.iter().any(|(other, _)| overlap(other, &slice)) && !nodes.iter().any(|n| slice.contains(n)) {
-                return Ok(slice);
+                match routes.overlapping(&slice) {
+                    Some(found) => in_the_way = in_the_way.or(Some(found)),
+                    None => return Ok(slice),
+                }
             }
         }
     }
-    Err(exhausted())
+    Err(ApiError::invalid(match in_the_way {
+        Some(found) => format!("{exhausted}, or overlap {found}"),
+        None => exhausted.to_owned(),
+    }))
 }
 
 /// The first usable address that is not an auxiliary one.

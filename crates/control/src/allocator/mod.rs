@@ -5,6 +5,7 @@
 
 mod ipam;
 pub(crate) mod ports;
+mod routes;
 mod vni;
 
 use std::{collections::BTreeSet, sync::Arc};

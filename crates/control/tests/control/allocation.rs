@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use malha_model::{ControlRequest as R, *};
+use rand::SeedableRng;
 
 use super::world::*;
 
@@ -36,6 +37,97 @@ fn subnets_are_cut_from_the_pools_in_order() {
     assert!(text.ends_with("all predefined address pools have been fully subnetted"), "{text}");
     w.ask(R::NetworkRemove { id: "a".into() }).unwrap();
     w.create_network("c", |_| {});
+}
+
+#[test]
+fn no_network_lies_where_a_node_has_a_way_of_its_own_to() {
+    let mut w = World::new(2);
+    w.route("n2", &["10.0.2.0/23", "172.18.0.0/16"]);
+    let spec = |text: &str| network_spec("net", |n| n.ipam.config.push(subnet(text)));
+    for (asked, route) in [("172.18.7.0/24", "172.18.0.0/16"), ("172.16.0.0/12", "172.18.0.0/16")] {
+        let (text, status) = w.refused(R::NetworkCreate { spec: spec(asked) });
+        assert_eq!(status, 403, "as for another network's subnet");
+        let end = format!(
+            "Pool overlaps with other one on this address space: {asked} overlaps the route {route} (eth7) of node host-n2"
+        );
+        assert!(text.ends_with(&end), "{text}");
+    }
+    w.ask(R::NetworkCreate { spec: spec("172.19.0.0/16") }).unwrap();
+    // What the node leaves of the pool is given out in order.
+    let mut got = Vec::new();
+    for name in ["a", "b"] {
+        let id = w.create_network(name, |_| {});
+        got.push(w.state.network(&id).unwrap().ipam[0].subnet.unwrap().to_string());
+    }
+    assert_eq!(got, ["10.0.1.0/24", "10.0.4.0/24"]);
+    // One that is there already stays, whatever routes a node comes with.
+    w.route("n1", &["10.0.0.0/8"]);
+    w.create(service_spec("web", |s| on_network(s, "a")));
+    let (text, status) = w.refused(R::NetworkCreate { spec: network_spec("c", |_| {}) });
+    let end = "pools have been fully subnetted, or overlap the route 10.0.0.0/8 (eth7) of node host-n1";
+    assert!(status == 400 && text.ends_with(end), "{text}");
+}
+
+#[test]
+fn any_overlap_with_a_route_is_found_and_no_neighbour() {
+    let mut w = World::new(2);
+    w.route("n1", &["10.1.0.0/16", "10.3.3.0/24"]);
+    w.route("n2", &["10.1.7.0/24", "10.4.0.0/16"]);
+    for (asked, overlapped) in [
+        ("10.1.0.0/16", Some("10.1.0.0/16")),
+        ("10.1.255.0/24", Some("10.1.0.0/16")),
+        ("10.1.7.0/24", Some("10.1.0.0/16")),
+        ("10.3.3.128/25", Some("10.3.3.0/24")),
+        ("10.2.0.0/15", Some("10.3.3.0/24")),
+        ("10.4.0.0/14", Some("10.4.0.0/16")),
+        ("10.2.0.0/16", None),
+        ("10.3.2.0/24", None),
+        ("10.3.4.0/24", None),
+        ("10.5.0.0/16", None),
+        ("9.0.0.0/8", None),
+    ] {
+        let spec = network_spec("net", |n| n.ipam.config.push(subnet(asked)));
+        match overlapped {
+            Some(route) => {
+                let (text, _) = w.refused(R::NetworkCreate { spec });
+                assert!(text.contains(&format!("{asked} overlaps the route {route} (eth7)")), "{text}");
+            }
+            None => {
+                w.ask(R::NetworkCreate { spec }).unwrap();
+                w.ask(R::NetworkRemove { id: "net".into() }).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_ingress_network_is_cut_beside_what_the_first_node_reaches() {
+    let ingress = |routes: &[&str]| {
+        let mut rng = rand::rngs::SmallRng::seed_from_u64(1);
+        let mut ctx = malha_control::Ctx { now: START, rng: &mut rng, tokens: &Tokens };
+        let mut first = malha_control::new_node("n1".into(), Role::Manager, Availability::Active, START);
+        first.description.routes = routes.iter().map(|r| route(r)).collect();
+        let params = malha_control::Bootstrap {
+            cluster: "cluster".into(),
+            first,
+            spec: defaults::cluster_spec(),
+            root_ca: RootCa::default(),
+            default_addr_pool: Vec::new(),
+            subnet_size: 0,
+            data_path_port: 0,
+        };
+        let objects = malha_control::bootstrap(&mut ctx, params)?;
+        assert_eq!(objects.iter().filter(|o| o.id() == "n1").count(), 1);
+        let network = objects.into_iter().find_map(|o| match o {
+            Object::Network(n) if n.spec.ingress => Some(n),
+            _ => None,
+        });
+        Ok::<_, ApiError>(network.unwrap().ipam[0].subnet.unwrap().to_string())
+    };
+    assert_eq!(ingress(&[]).unwrap(), "10.0.0.0/24");
+    assert_eq!(ingress(&["10.0.0.0/16", "172.18.0.0/16"]).unwrap(), "10.1.0.0/24");
+    let refused = ingress(&["10.0.0.0/8"]).unwrap_err();
+    assert!(refused.http_status() == 400 && refused.message.contains("the route 10.0.0.0/8 (eth7)"), "{refused}");
 }
 
 #[test]

@@ -46,14 +46,15 @@ impl World {
         let mut ctx = Ctx { now: START, rng: &mut rng, tokens: &Tokens };
         let params = Bootstrap {
             cluster: "cluster".into(),
+            first: new_node("first".into(), Role::Manager, Availability::Active, START),
             spec: defaults::cluster_spec(),
             root_ca: RootCa { cert_pem: "root".into(), key_pem: "secret".into(), ..RootCa::default() },
             default_addr_pool: pool.iter().map(|p| p.parse().unwrap()).collect(),
             subnet_size,
             data_path_port: defaults::DATA_PATH_PORT,
         };
-        let objects = bootstrap(&mut ctx, params).unwrap();
-        let state = State::default().apply(1, &objects.into_iter().map(Change::Put).collect::<Vec<_>>());
+        let objects = bootstrap(&mut ctx, params).unwrap().into_iter().filter(|o| o.kind() != Kind::Node);
+        let state = State::default().apply(1, &objects.map(Change::Put).collect::<Vec<_>>());
         let mut world = Self { state, now: START, wake: None, outlook: None, rng };
         for i in 1..=nodes {
             world.add_node(&format!("n{i}"), if i == 1 { Role::Manager } else { Role::Worker });
@@ -166,6 +167,14 @@ impl World {
         self.write(|tx, _| status::node_described(tx, &id.into(), description, addr));
     }
 
+    /// The node says that it has ways of its own to these subnets.
+    pub(super) fn route(&mut self, id: &str, subnets: &[&str]) {
+        let mut description = self.state.node(&id.into()).unwrap().description.clone();
+        description.routes = subnets.iter().map(|s| route(s)).collect();
+        let addr = self.state.node(&id.into()).unwrap().data_path_addr.unwrap();
+        self.write(|tx, _| status::node_described(tx, &id.into(), description, addr));
+    }
+
     pub(super) fn node_down(&mut self, id: &str) {
         self.write(|tx, ctx| status::node_down(tx, ctx, &id.into(), "heartbeat failure"));
     }
@@ -261,6 +270,10 @@ pub(super) fn network_spec(name: &str, f: impl FnOnce(&mut NetworkSpec)) -> Netw
 
 pub(super) fn subnet(text: &str) -> IpamConfig {
     IpamConfig { subnet: Some(text.parse().unwrap()), ..IpamConfig::default() }
+}
+
+pub(super) fn route(subnet: &str) -> NodeRoute {
+    NodeRoute { subnet: subnet.parse().unwrap(), device: "eth7".into() }
 }
 
 pub(super) fn service_spec(name: &str, f: impl FnOnce(&mut ServiceSpec)) -> ServiceSpec {

@@ -8,7 +8,7 @@ use std::{convert::Infallible, net::IpAddr, time::Duration};
 use malha_consensus::UpdateError;
 use malha_control::{Ctx, status};
 use malha_model::{NodeDescription, NodeId, NodeState, Role, TaskId, TaskStatus};
-use malha_store::Tx;
+use malha_store::{State, Tx};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::warn;
 
@@ -69,7 +69,11 @@ async fn write(decider: &Decider, batch: &[Report]) -> Result<(), UpdateError<In
 fn take(tx: &mut Tx, ctx: &Ctx<'_>, report: Report) {
     match report {
         Report::Up { node, role, addr, description, data_path_addr } => {
+            let others = tx.node(&node).is_none_or(|n| n.description.routes != description.routes);
             status::node_described(tx, &node, description, data_path_addr);
+            if others {
+                warn_of_overlaps(tx, &node);
+            }
             status::node_up(tx, &node, &addr);
             if let Some(held) = tx.node(&node).filter(|n| n.observed_role != role) {
                 let mut held = (**held).clone();
@@ -80,6 +84,17 @@ fn take(tx: &mut Tx, ctx: &Ctx<'_>, report: Report) {
         Report::Silent(node) => silent(tx, &node),
         Report::Down(node) => status::node_down(tx, ctx, &node, "heartbeat failure"),
         Report::Tasks(node, statuses) => status::report(tx, ctx, &node, statuses),
+    }
+}
+
+/// A node may join with any routes, and get them at any time: what is there already cannot be refused any more.
+fn warn_of_overlaps(state: &State, id: &NodeId) {
+    let Some(node) = state.node(id) else { return };
+    for network in state.networks() {
+        if let Some((subnet, route)) = network.overlapped(&node.description.routes) {
+            let (name, network) = (node.name(), network.name());
+            warn!(node = name, network, %subnet, %route, "a network overlaps a route of a node");
+        }
     }
 }
 

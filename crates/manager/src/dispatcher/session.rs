@@ -17,7 +17,7 @@ use malha_store::State;
 use malha_wire::{Duplex, Peer};
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::timeout};
-use tracing::{debug, info};
+use tracing::info;
 
 use super::{
     Pace,
@@ -48,7 +48,8 @@ struct Session<'a> {
     id: u64,
     pace: Pace,
     tx: mpsc::Sender<ManagerMessage>,
-    hello: (NodeDescription, IpAddr),
+    /// What the node said of itself last.
+    hello: Mutex<(NodeDescription, IpAddr)>,
     /// Networks that the node asked to be sent whole.
     resync: Mutex<BTreeSet<NetworkId>>,
     wake: tokio::sync::Notify,
@@ -104,7 +105,7 @@ pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMess
         id,
         pace,
         tx,
-        hello,
+        hello: Mutex::new(hello),
         resync: Mutex::default(),
         wake: tokio::sync::Notify::new(),
     };
@@ -180,7 +181,10 @@ impl Session<'_> {
             AgentMessage::Logs { subscription, lines, done } => {
                 self.leader.logs.deliver(subscription, &self.node, lines, done);
             }
-            AgentMessage::Hello { .. } => debug!(node = %self.node, "a second hello is ignored"),
+            AgentMessage::Hello { description, data_path_addr } => {
+                *self.hello.lock() = (description, data_path_addr);
+                untold.up = true;
+            }
         }
     }
 
@@ -195,7 +199,7 @@ impl Session<'_> {
     }
 
     fn up(&self) -> Report {
-        let (description, data_path_addr) = self.hello.clone();
+        let (description, data_path_addr) = self.hello.lock().clone();
         Report::Up {
             node: self.node.clone(),
             role: self.role,

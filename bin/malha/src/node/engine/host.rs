@@ -67,7 +67,7 @@ pub(crate) fn description(config: &Config) -> NodeDescription {
                 plugin("Volume", "local"),
             ],
         },
-        tls_info: None,
+        ..NodeDescription::default()
     }
 }
 

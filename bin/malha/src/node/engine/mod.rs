@@ -122,7 +122,8 @@ fn console(size: TerminalSize) -> ConsoleSize {
 impl Engine for LocalEngine {
     async fn host_info(&self) -> ApiResult<HostInfo> {
         let containerd = self.runtime.containerd_version().await.unwrap_or_default();
-        Ok(host::info(&self.config, self.local.engine_id(), self.runtime.snapshotter(), containerd))
+        let info = host::info(&self.config, self.local.engine_id(), self.runtime.snapshotter(), containerd);
+        Ok(HostInfo { warnings: self.net.warnings().await, ..info })
     }
 
     fn version(&self) -> EngineVersion {

@@ -122,7 +122,11 @@ fn check_binds(spec: &ContainerSpec) -> Result<(), TaskError> {
 #[async_trait]
 impl Executor for NodeExecutor {
     async fn description(&self) -> NodeDescription {
-        NodeDescription { tls_info: self.trust.clone(), ..host::description(&self.config) }
+        let routes = self.net.routes().await.unwrap_or_else(|error| {
+            warn!(%error, "the managers are not told of the node's routes");
+            Vec::new()
+        });
+        NodeDescription { tls_info: self.trust.clone(), routes, ..host::description(&self.config) }
     }
 
     async fn apply_networks(&self, networks: Arc<NodeNetworks>) -> Result<(), TaskError> {

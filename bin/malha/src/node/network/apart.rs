@@ -54,7 +54,7 @@ impl NodeNet {
     }
 
     /// Ends with the caller, as if it ran there.
-    async fn apart<T, F>(&self, work: impl FnOnce(Arc<Wiring>) -> F) -> Result<T, WireError>
+    pub(super) async fn apart<T, F>(&self, work: impl FnOnce(Arc<Wiring>) -> F) -> Result<T, WireError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, WireError>> + Send + 'static,

@@ -8,6 +8,7 @@
 mod apart;
 mod endpoint;
 mod gateway;
+mod routes;
 mod zones;
 
 use std::{

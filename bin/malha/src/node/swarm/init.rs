@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use ipnet::IpNet;
 use malha_api::{backend::InitRequest, errors};
 use malha_manager::{NewSwarm, NewSwarmConfig, new_swarm};
-use malha_model::{ApiError, ApiResult, ClusterSpec, Code, NodeId, defaults};
+use malha_model::{ApiError, ApiResult, ClusterSpec, Code, NodeDescription, NodeId, NodeRoute, defaults};
 use malha_pki::{NodeKey, TlsMaterial};
 use tracing::warn;
 
@@ -14,6 +14,7 @@ use super::{
     member::Member,
     saved::{self, Saved},
 };
+use crate::node::engine::host;
 
 impl Swarm {
     pub(super) async fn init_cluster(&self, request: InitRequest) -> ApiResult<NodeId> {
@@ -29,11 +30,13 @@ impl Swarm {
         }
         let addresses = Addresses::of(self, &request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
         let data_path_port = data_path_port(request.data_path_port)?;
-        let (pools, subnet_size) = pools(&request.default_addr_pool, request.subnet_size)?;
+        let routes = self.deps.net.routes().await.map_err(ApiError::internal)?;
+        let (pools, subnet_size) = pools(&request.default_addr_pool, request.subnet_size, &routes)?;
         let now = self.deps.clock.now();
         let config = NewSwarmConfig {
             spec: spec_with_defaults(request.spec),
             availability: request.availability,
+            description: NodeDescription { routes, ..host::description(&self.deps.config) },
             default_addr_pool: pools,
             subnet_size,
             data_path_port,
@@ -119,13 +122,16 @@ fn data_path_port(asked: u32) -> ApiResult<u16> {
     }
 }
 
-fn pools(asked: &[String], size: u32) -> ApiResult<(Vec<IpNet>, u8)> {
+/// Docker's own pool may hold what the node reaches by itself: networks are cut beside it. One that was asked for is not
+/// meant so.
+fn pools(asked: &[String], size: u32, routes: &[NodeRoute]) -> ApiResult<(Vec<IpNet>, u8)> {
     let size = if size == 0 { u32::from(defaults::SUBNET_SIZE) } else { size };
     let size = u8::try_from(size)
         .ok()
         .filter(|s| (1..=29).contains(s))
         .ok_or_else(|| invalid(format!("subnet size is out of range: {size}")))?;
-    let asked = if asked.is_empty() { vec![defaults::DEFAULT_ADDR_POOL.to_owned()] } else { asked.to_vec() };
+    let default = asked.is_empty();
+    let asked = if default { vec![defaults::DEFAULT_ADDR_POOL.to_owned()] } else { asked.to_vec() };
     let mut pools: Vec<IpNet> = Vec::new();
     for text in &asked {
         let pool: IpNet = text.parse().map_err(|_| invalid(format!("invalid CIDR address: {text}")))?;
@@ -135,6 +141,9 @@ fn pools(asked: &[String], size: u32) -> ApiResult<(Vec<IpNet>, u8)> {
         }
         if let Some(other) = pools.iter().find(|p| p.contains(&pool) || pool.contains(*p)) {
             return Err(invalid(format!("default address pools {other} and {pool} overlap")));
+        }
+        if let Some(route) = routes.iter().find(|r| !default && r.overlaps(&pool)) {
+            return Err(invalid(format!("default address pool {pool} overlaps the route {route} of this node")));
         }
         pools.push(pool);
     }
@@ -170,10 +179,19 @@ mod tests {
 
     #[test]
     fn pools_must_be_apart_and_large_enough() {
-        assert_eq!(pools(&[], 0).unwrap().1, 24);
-        assert!(pools(&["10.0.0.0/8".into(), "10.9.0.0/16".into()], 24).unwrap_err().message.contains("overlap"));
-        assert!(pools(&["10.0.0.0/28".into()], 24).is_err());
-        assert!(pools(&[], 30).unwrap_err().message.contains("out of range"));
+        let apart = |asked: &[&str], size| pools(&asked.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(), size, &[]);
+        assert_eq!(apart(&[], 0).unwrap().1, 24);
+        assert!(apart(&["10.0.0.0/8", "10.9.0.0/16"], 24).unwrap_err().message.contains("overlap"));
+        assert!(apart(&["10.0.0.0/28"], 24).is_err());
+        assert!(apart(&[], 30).unwrap_err().message.contains("out of range"));
+        let underlay = [NodeRoute { subnet: "10.7.0.0/16".parse().unwrap(), device: "eth0".into() }];
+        let refused = pools(&["10.8.0.0/16".into(), "10.7.1.0/24".into()], 24, &underlay).unwrap_err();
+        assert_eq!(refused.http_status(), 400);
+        assert_eq!(
+            refused.message,
+            "default address pool 10.7.1.0/24 overlaps the route 10.7.0.0/16 (eth0) of this node"
+        );
+        assert_eq!(pools(&[], 24, &underlay).unwrap().0.len(), 1, "the default goes round it");
         assert_eq!(data_path_port(0).unwrap(), 4789);
         assert!(data_path_port(80).is_err() && data_path_port(70_000).is_err());
     }
