@@ -6,6 +6,7 @@
 
 mod change;
 mod index;
+mod recent;
 mod resolve;
 mod snapshot;
 mod state;

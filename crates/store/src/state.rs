@@ -7,7 +7,7 @@ use malha_model::{
 };
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 
-use crate::{Change, index::Index};
+use crate::{Change, index::Index, recent::Recent};
 
 type Map<K, V> = RedBlackTreeMapSync<K, Arc<V>>;
 
@@ -30,6 +30,8 @@ pub struct State {
     pub(crate) node_names: Index<String, NodeId>,
     pub(crate) network_names: Index<String, NetworkId>,
     pub(crate) service_names: Index<String, ServiceId>,
+    /// No part of the content.
+    pub(crate) recent: Recent,
 }
 
 impl Default for State {
@@ -49,6 +51,7 @@ impl Default for State {
             node_names: Index::default(),
             network_names: Index::default(),
             service_names: Index::default(),
+            recent: Recent::default(),
         }
     }
 }
@@ -64,6 +67,7 @@ impl State {
     pub fn apply(&self, index: u64, changes: &[Change]) -> Self {
         let mut next = self.clone();
         next.index = index;
+        next.recent.push(self.index, changes);
         for change in changes {
             match change {
                 Change::Put(object) => {
@@ -75,6 +79,11 @@ impl State {
             }
         }
         next
+    }
+
+    /// What was written between `earlier` and this state, of the same log; `None` where that is too long ago to be known.
+    pub fn touched_since(&self, earlier: &Self) -> Option<BTreeSet<(Kind, &str)>> {
+        if earlier.index == self.index { Some(BTreeSet::new()) } else { self.recent.since(earlier.index) }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -37,6 +37,30 @@ fn a_clone_stays_as_it_was_and_versions_follow_the_log() {
 }
 
 #[test]
+fn a_state_knows_what_the_last_writes_touched() {
+    let put = |id: &str| Change::Put(service(id, id).into());
+    let mut states = vec![State::default().apply(3, &[put("a")])];
+    for (index, changes) in [(5, vec![put("b"), put("c")]), (6, vec![Change::Delete(Kind::Service, "a".into())])] {
+        states.push(states.last().unwrap().apply(index, &changes));
+    }
+    let since = |later: usize, earlier: usize| -> Option<Vec<&str>> {
+        let touched = states[later].touched_since(&states[earlier])?;
+        Some(touched.into_iter().map(|(_, id)| id).collect())
+    };
+    assert_eq!(since(2, 2), Some(vec![]));
+    assert_eq!(since(2, 1), Some(vec!["a"]));
+    assert_eq!(since(2, 0), Some(vec!["a", "b", "c"]));
+    assert_eq!(since(1, 2), None, "not from a later state");
+    let read = State::from_bytes(&states[2].to_bytes().unwrap()).unwrap();
+    assert_eq!((&read, read.touched_since(&states[0])), (&states[2], None), "a snapshot does not keep it");
+    let mut far = states[2].clone();
+    for index in 7..100 {
+        far = far.apply(index, &[put("d")]);
+    }
+    assert_eq!(far.touched_since(&states[2]), None, "it is forgotten");
+}
+
+#[test]
 fn indexes_follow_an_object_that_moves() {
     let mut tx = Tx::new(&State::default());
     tx.put(task("t1", "s1", None, "net1"));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use malha_control::network_view;
-use malha_model::{NetworkDelta, NetworkId, NetworkView, Node, ServiceId, Task};
+use malha_model::{Kind, NetworkDelta, NetworkId, NetworkView, NodeId};
 use malha_store::State;
 
 /// What sessions send from.
@@ -68,93 +68,50 @@ pub(crate) async fn run(mut state: watch::Receiver<Arc<State>>, board: watch::Se
 
 /// Networks whose view may differ between the two states.
 fn touched(old: &State, new: &State) -> BTreeSet<NetworkId> {
+    let Some(objects) = new.touched_since(old) else {
+        // a snapshot, or one that was far behind
+        return [old, new].into_iter().flat_map(State::networks).map(|n| n.id.clone()).collect();
+    };
     let mut touched = BTreeSet::new();
-    diff(
-        old.networks(),
-        new.networks(),
-        |n| n.id.clone(),
-        |n| {
-            touched.insert(n.id.clone());
-        },
-    );
-    diff(old.tasks(), new.tasks(), |t| t.id.clone(), |t: &Arc<Task>| touched.extend(t.network_ids()));
-
-    let mut services: BTreeSet<ServiceId> = BTreeSet::new();
-    diff(
-        old.services(),
-        new.services(),
-        |s| s.id.clone(),
-        |s| {
-            services.insert(s.id.clone());
-        },
-    );
-    if !services.is_empty() {
-        for state in [old, new] {
-            let on = |n: &NetworkId| state.services_of_network(n).any(|s| services.contains(&s.id));
-            touched.extend(state.networks().map(|n| n.id.clone()).filter(on));
+    let mut services: BTreeSet<&str> = BTreeSet::new();
+    for (kind, id) in objects {
+        match kind {
+            Kind::Network => drop(touched.insert(id.into())),
+            Kind::Task => {
+                let task = |state: &State| state.task(&id.into()).map(|t| t.network_ids()).unwrap_or_default();
+                touched.extend(task(old).into_iter().chain(task(new)));
+            }
+            Kind::Service => drop(services.insert(id)),
+            Kind::Node if shows_differently(old, new, &id.into()) => {
+                for state in [old, new] {
+                    touched.extend(state.tasks_of_node(&id.into()).flat_map(|t| t.network_ids()));
+                    touched.extend(state.ingress().map(|n| n.id.clone()));
+                }
+            }
+            Kind::Node | Kind::Cluster => {}
         }
     }
-
-    let mut nodes = Vec::new();
-    diff(old.nodes(), new.nodes(), |n| n.id.clone(), |n: &Arc<Node>| nodes.push(n.clone()));
-    for node in nodes.iter().filter(|n| shows_differently(old, new, n)) {
+    if !services.is_empty() {
         for state in [old, new] {
-            touched.extend(state.tasks_of_node(&node.id).flat_map(|t| t.network_ids()));
-            touched.extend(state.ingress().map(|n| n.id.clone()));
+            let on = |n: &NetworkId| state.services_of_network(n).any(|s| services.contains(s.id.as_str()));
+            touched.extend(state.networks().map(|n| n.id.clone()).filter(on));
         }
     }
     touched
 }
 
 /// Whether views show the node otherwise than before; most writes to nodes do not matter to them.
-fn shows_differently(old: &State, new: &State, node: &Node) -> bool {
+fn shows_differently(old: &State, new: &State, node: &NodeId) -> bool {
     let shown = |state: &State| {
-        let node = state.node(&node.id)?;
+        let node = state.node(node)?;
         Some((node.status.state, node.data_path_addr, node.description.hostname.clone()))
     };
     shown(old) != shown(new)
 }
 
-/// Calls `differs` with each object, old and new, that is not the same in both; both are in the order of `key`.
-fn diff<'a, T: 'a, K: Ord>(
-    old: impl Iterator<Item = &'a Arc<T>>,
-    new: impl Iterator<Item = &'a Arc<T>>,
-    key: impl Fn(&T) -> K,
-    mut differs: impl FnMut(&Arc<T>),
-) {
-    let (mut old, mut new) = (old.peekable(), new.peekable());
-    loop {
-        match (old.peek().copied(), new.peek().copied()) {
-            (None, None) => return,
-            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => {
-                old.next();
-                new.next();
-            }
-            (Some(a), Some(b)) if key(a) == key(b) => {
-                differs(a);
-                differs(b);
-                old.next();
-                new.next();
-            }
-            (Some(a), Some(b)) if key(a) < key(b) => {
-                differs(a);
-                old.next();
-            }
-            (Some(a), None) => {
-                differs(a);
-                old.next();
-            }
-            (_, Some(b)) => {
-                differs(b);
-                new.next();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use malha_model::{Network, NetworkAttachment, NodeState, Object, TaskState};
+    use malha_model::{Network, NetworkAttachment, Node, NodeState, Object, Service, Task, TaskState};
     use malha_store::Change;
 
     use super::*;
@@ -201,6 +158,37 @@ mod tests {
         let state = put(&state, [node(NodeState::Down).into()]);
         board.move_to(state, 3);
         assert!(board.views["x"].view.endpoints.is_empty(), "the endpoints of a node that is down are gone");
+    }
+
+    #[test]
+    fn a_service_shows_on_its_networks_and_leaves_them() {
+        let service = |networks: &[&str]| {
+            let mut service = Service { id: "s".into(), ..Service::default() };
+            let target = |n: &&str| malha_model::NetworkAttachmentConfig { target: (*n).into(), ..Default::default() };
+            service.spec.task_template.networks = networks.iter().map(target).collect();
+            service
+        };
+        let state = put(&State::default(), [network("x").into(), network("y").into(), service(&["x"]).into()]);
+        let mut board = Board::first(state.clone(), 1);
+        let shown = |board: &Board, on: &str| board.views[on].view.services.contains_key("s");
+        assert!(shown(&board, "x") && !shown(&board, "y"));
+        board.move_to(put(&state, [service(&["y"]).into()]), 1);
+        assert!(!shown(&board, "x") && shown(&board, "y"));
+    }
+
+    #[test]
+    fn a_board_that_is_far_behind_looks_at_everything() {
+        let mut state =
+            put(&State::default(), [network("x").into(), network("y").into(), node(NodeState::Ready).into()]);
+        let mut board = Board::first(state.clone(), 1);
+        let before = board.clone();
+        state = put(&state, [task("t", "x", TaskState::Running).into()]);
+        for n in 0..50 {
+            state = put(&state, [Service { id: format!("s{n}").as_str().into(), ..Service::default() }.into()]);
+        }
+        board.move_to(state, 1);
+        assert!(board.views["x"].view.endpoints.contains_key("t"));
+        assert!(Arc::ptr_eq(&board.views["y"].view, &before.views["y"].view), "what is the same is not sent again");
     }
 
     #[test]
