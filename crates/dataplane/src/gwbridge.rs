@@ -29,6 +29,8 @@ pub struct GwBridgeConfig {
     /// The bridge's own address; else the first of the subnet.
     pub gateway: Option<Ipv4Addr>,
     pub mtu: Option<u32>,
+    /// Where the swarm's networks are or will be: the automatic subnet is another, unless there is no other.
+    pub avoid: Vec<IpNet>,
 }
 
 /// The bridge as it is.
@@ -118,7 +120,11 @@ async fn address_of(rtnl: &Rtnl, link: &Link) -> NetResult<Option<Ipv4Net>> {
 async fn choose(rtnl: &Rtnl, config: &GwBridgeConfig) -> NetResult<Ipv4Net> {
     let subnet = match config.subnet {
         Some(subnet) => subnet.trunc(),
-        None => free_subnet(&rtnl.routed(GWBRIDGE).await?)?,
+        None => {
+            let routed = rtnl.routed(GWBRIDGE).await?;
+            let all = [routed.as_slice(), config.avoid.as_slice()].concat();
+            free_subnet(&all).or_else(|_| free_subnet(&routed))?
+        }
     };
     let gateway = config.gateway.filter(|g| subnet.contains(g)).or_else(|| subnet.hosts().next());
     let no_address = || NetError::NoAddress { bridge: GWBRIDGE.into() };

@@ -23,6 +23,19 @@ async fn the_bridge_avoids_what_the_node_routes() {
 }
 
 #[tokio::test]
+async fn the_bridge_avoids_the_swarm_s_networks_where_it_can() {
+    for (avoid, expected) in
+        [(&["172.16.0.0/12"][..], "192.168.0.1/20"), (&["172.16.0.0/12", "192.168.0.0/16"][..], "172.18.0.1/16")]
+    {
+        let w = World::new().await;
+        let mut config = w.config();
+        config.gwbridge.avoid = avoid.iter().map(|net| net.parse().unwrap()).collect();
+        let node = NodeNetwork::open_with(&config, w.programs.clone()).await.unwrap();
+        assert_eq!(node.sandboxes().bridge().gateway.to_string(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_bridge_made_by_the_user_is_taken_as_it_is() {
     let w = World::new().await;
     ip(&w.node, &format!("link add {GWBRIDGE} mtu 1400 type bridge"));

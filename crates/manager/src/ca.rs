@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use malha_consensus::Leadership;
 use malha_control::new_node;
 use malha_model::{ApiError, ApiResult, Availability, Cluster, ClusterSpec, Code, NodeId, Role, defaults};
@@ -88,6 +89,8 @@ fn sign(decider: &Decider, request: &IssueRequest, node: NodeId, role: Role) -> 
         .inspect_err(|error| warn!(node = %identity.node, %error, "refused: a certificate request"))
         .map_err(ApiError::invalid)?;
     let (data_path_port, root_pem) = (cluster.data_path_port, root.cert_pem.clone());
+    let networks = state.networks().flat_map(|n| &n.ipam).filter_map(|c| c.subnet);
+    let subnets = IpNet::aggregate(&networks.chain(cluster.default_addr_pool.iter().copied()).collect());
     let Identity { node, role, cluster } = identity;
-    Ok(IssueResponse { node, role, cluster, certificate_pem, root_pem, data_path_port })
+    Ok(IssueResponse { node, role, cluster, certificate_pem, root_pem, data_path_port, subnets })
 }

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use ipnet::IpNet;
 use malha_kit::Tasks;
 use malha_model::{ApiError, Availability, Code, Role};
 use malha_pki::{JoinToken, NodeKey, PkiError, TlsMaterial, TrustRoot, joining_client_config};
@@ -32,6 +33,8 @@ pub struct Joined {
     pub tls: TlsMaterial,
     /// UDP port of the swarm's tunnels.
     pub data_path_port: u16,
+    /// Where the swarm's networks are or will be.
+    pub subnets: Vec<IpNet>,
 }
 
 /// Joins the swarm of `token` through the first of `addrs` that can be reached, and keeps what it got in `dir`.
@@ -53,7 +56,7 @@ pub async fn join(
     let issued = client.issue_certificate(request).await?;
     let material = TlsMaterial::create(dir, root, &key, &issued.certificate_pem)?;
     info!(node = %issued.node, role = ?issued.role, cluster = %issued.cluster, "joined the swarm");
-    Ok(Joined { tls: material, data_path_port: issued.data_path_port })
+    Ok(Joined { tls: material, data_path_port: issued.data_path_port, subnets: issued.subnets })
 }
 
 async fn first_reachable(addrs: &[String], token: &JoinToken, tasks: &Tasks) -> Result<GrpcClient, JoinError> {

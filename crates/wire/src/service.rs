@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use malha_model::{
     AgentMessage, ApiError, ApiResult, Availability, ClusterId, ControlRequest, ControlResponse, LogLine, LogOptions,
     LogSelector, ManagerMessage, NodeId, Role,
@@ -39,6 +40,9 @@ pub struct IssueResponse {
     pub root_pem: String,
     /// UDP port of the swarm's tunnels.
     pub data_path_port: u16,
+    /// Where the swarm's networks are or will be.
+    #[serde(default)]
+    pub subnets: Vec<IpNet>,
 }
 
 /// Lines of a log subscription, ending with an error text where some could not be had.

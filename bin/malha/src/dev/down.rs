@@ -79,7 +79,8 @@ async fn stop_starters(layout: &Layout, errors: &mut Vec<anyhow::Error>) {
             let cmd = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let mut args = cmd.split(|b| *b == 0);
             let program = args.next().and_then(|path| path.rsplit(|b| *b == b'/').next()).unwrap_or_default();
-            [&b"containerd-shim-runc-v2"[..], b"runc", b"crun"].contains(&program) && args.any(|a| a.starts_with(needle))
+            [&b"containerd-shim-runc-v2"[..], b"runc", b"crun"].contains(&program)
+                && args.any(|a| a.starts_with(needle))
         };
         entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(ours).collect()
     };

@@ -92,6 +92,7 @@ impl ManagerService for Swarm {
             certificate_pem,
             root_pem: self.ca.trust().pem().into(),
             data_path_port: 4789,
+            subnets: vec!["10.0.0.0/8".parse().unwrap()],
         })
     }
 

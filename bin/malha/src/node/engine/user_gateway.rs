@@ -51,7 +51,12 @@ impl UserGateway {
     }
 
     pub(super) fn bridge(&self) -> GwBridgeConfig {
-        GwBridgeConfig { subnet: self.config.subnet, gateway: self.config.gateway, mtu: self.config.mtu }
+        GwBridgeConfig {
+            subnet: self.config.subnet,
+            gateway: self.config.gateway,
+            mtu: self.config.mtu,
+            ..GwBridgeConfig::default()
+        }
     }
 
     pub(super) fn load(state_dir: &Path) -> anyhow::Result<Option<Self>> {

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
+use ipnet::IpNet;
 use malha_agent::NodeNetworks;
 use malha_dataplane::GwBridgeConfig;
 use malha_model::TaskId;
@@ -63,9 +64,10 @@ impl NodeNet {
         AbortOnDropHandle::new(self.threads.spawn(work)).await?
     }
 
-    /// Makes or adopts what the node itself has: tunnel device, bridge, programs.
-    pub(crate) async fn open(&self, swarm: Underlay) -> Result<(), WireError> {
-        self.apart(|wiring| async move { wiring.open(swarm).await }).await
+    /// Makes or adopts what the node itself has: tunnel device, bridge, programs. A bridge that is made keeps off
+    /// `subnets` where it can.
+    pub(crate) async fn open(&self, swarm: Underlay, subnets: Vec<IpNet>) -> Result<(), WireError> {
+        self.apart(|wiring| async move { wiring.open(swarm, subnets).await }).await
     }
 
     /// The node leaves its swarm.

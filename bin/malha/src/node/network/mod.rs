@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use malha_agent::NodeNetworks;
 use malha_api::backend::EndpointSettings;
 use malha_dataplane::{GwBridgeConfig, NetError, NodeNetwork, NodeNetworkConfig, SandboxState};
@@ -158,9 +159,11 @@ impl Wiring {
         Self { settings, dns, kernel: RwLock::default(), state, networks }
     }
 
-    /// Makes or adopts what the node itself has: tunnel device, bridge, programs.
-    async fn open(&self, swarm: Underlay) -> Result<(), WireError> {
+    /// Makes or adopts what the node itself has: tunnel device, bridge, programs. A bridge that is made keeps off
+    /// `subnets` where it can.
+    async fn open(&self, swarm: Underlay, subnets: Vec<IpNet>) -> Result<(), WireError> {
         let mut kernel = self.kernel.write().await;
+        self.state.lock().bridge.avoid = subnets;
         self.open_kernel(&mut kernel, swarm).await
     }
 

@@ -37,7 +37,7 @@ impl Swarm {
             spec: spec_with_defaults(request.spec),
             availability: request.availability,
             description: NodeDescription { routes, ..host::description(&self.deps.config) },
-            default_addr_pool: pools,
+            default_addr_pool: pools.clone(),
             subnet_size,
             data_path_port,
         };
@@ -52,6 +52,7 @@ impl Swarm {
             data_path: addresses.data_path,
             data_path_port,
             managers: vec![addresses.advertise.to_string()],
+            subnets: pools,
         };
         match self.first_manager(saved, Arc::new(tls), new).await {
             Ok(member) => {

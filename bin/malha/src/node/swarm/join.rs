@@ -47,6 +47,7 @@ impl Swarm {
             data_path: addresses.data_path,
             data_path_port: joined.data_path_port,
             managers: remotes,
+            subnets: joined.subnets,
         };
         saved::save(&self.dir, &saved)?;
         let member = Member::start(&self.deps, self.dir.clone(), saved, Arc::new(joined.tls))

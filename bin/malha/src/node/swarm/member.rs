@@ -57,7 +57,7 @@ impl Member {
         tls: Arc<TlsMaterial>,
     ) -> anyhow::Result<Arc<Self>> {
         deps.net
-            .open(Underlay { addr: saved.data_path, vxlan_port: saved.data_path_port })
+            .open(Underlay { addr: saved.data_path, vxlan_port: saved.data_path_port }, saved.subnets.clone())
             .await
             .context("the node's network")?;
         deps.net.collect_garbage(occupied(&deps.runtime)).await;

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
 use malha_kit::durable;
 use malha_model::{ApiError, ApiResult};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ pub(super) struct Saved {
     pub(super) data_path_port: u16,
     /// Managers that were known when this was written, `ip:port`.
     pub(super) managers: Vec<String>,
+    /// Where the swarm's networks were or were to be then: `docker_gwbridge`, which is made anew after a reboot, is kept off.
+    #[serde(default)]
+    pub(super) subnets: Vec<IpNet>,
 }
 
 /// The directory of everything about the membership. Removed whole at `leave`.
