@@ -82,11 +82,7 @@ async fn whenever<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMessage, AgentMessage>) -> ApiResult<()> {
     let Duplex { tx, mut rx } = session;
     let state = leader.decider.state();
-    admitted(&state, &peer)?;
-    if state.node(&peer.node).is_none() {
-        return Err(ApiError::rpc(Code::NotFound, format!("node {} not found", peer.node)));
-    }
-    let pace = Pace::of(&cluster(&state)?.spec);
+    let pace = pace_for(&state, &peer)?;
     let hello = match timeout(GREETING, rx.recv()).await {
         Ok(Some(AgentMessage::Hello { description, data_path_addr })) => (description, data_path_addr),
         Ok(Some(_)) => return Err(ApiError::invalid("a session begins with a hello")),
@@ -121,6 +117,17 @@ pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMess
     leader.logs.node_gone(&peer.node);
     info!(node = %peer.node, "session over");
     Ok(())
+}
+
+/// The pace of the swarm, for a node that is of it.
+fn pace_for(state: &State, peer: &Peer) -> ApiResult<Pace> {
+    admitted(state, peer)?;
+    // before its first write a new swarm has no nodes: the one that founds it must not take itself for removed
+    let cluster = cluster(state)?;
+    if state.node(&peer.node).is_none() {
+        return Err(ApiError::rpc(Code::NotFound, format!("node {} not found", peer.node)));
+    }
+    Ok(Pace::of(&cluster.spec))
 }
 
 impl Leader {
@@ -344,4 +351,24 @@ fn same_orders(a: &Task, b: &Task) -> bool {
         ..t.clone()
     };
     orders(a) == orders(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use malha_model::{Cluster, Node, Object};
+    use malha_store::Change;
+
+    use super::*;
+
+    #[test]
+    fn a_swarm_that_is_not_written_yet_takes_nobody_for_removed() {
+        let peer = Peer { node: "a".into(), role: Role::Manager, cluster: "c".into() };
+        let refused = |state: &State| pace_for(state, &peer).map(drop).map_err(|e| e.code);
+        let removed = Some(Code::NotFound);
+        assert!(refused(&State::default()).is_err_and(|code| Some(code) != removed && code != Code::PermissionDenied));
+        let put = |state: &State, object: Object| state.apply(state.index() + 1, &[Change::Put(object)]);
+        let swarm = put(&State::default(), Cluster { id: "c".into(), ..Cluster::default() }.into());
+        assert_eq!(refused(&swarm).err(), removed);
+        assert_eq!(refused(&put(&swarm, Node { id: "a".into(), ..Node::default() }.into())), Ok(()));
+    }
 }
