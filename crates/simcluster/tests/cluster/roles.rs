@@ -1,13 +1,17 @@
 //! Certificates, roles and logs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use malha_agent::Link;
+use malha_consensus::{Config, Consensus, SimDisk};
+use malha_kit::{Rng, Tasks, TokioClock};
+use malha_manager::{ConnectorTransport, Manager, ManagerConfig, ManagerDeps};
 use malha_model::{
-    ApiResult, Availability, Code, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeSpec, Role,
+    ApiResult, Availability, Code, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeSpec, Role, Timestamp,
 };
 use malha_pki::{NodeCertificate, NodeKey};
 use malha_simcluster::{SimCluster, SimConfig, service};
+use malha_simnet::{Latency, SimNet};
 use malha_wire::{Connector as _, IssueRequest, IssueResponse, Peer};
 use tokio::time::timeout;
 
@@ -69,6 +73,28 @@ async fn certificates_are_for_those_with_the_right_token_or_a_certificate() {
     let renewed = issue(&cluster, peer_of(&cluster, 3), 1, None).await.unwrap();
     assert_eq!((&renewed.node, renewed.role), (&cluster.nodes[3].id, Role::Worker));
     assert!(issue(&cluster, stranger, 1, None).await.is_err(), "no node of that id");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_holds_nothing_yet_sends_no_node_away_for_good() {
+    let rng = Rng::from_seed(33);
+    let net = SimNet::new(Latency::default(), rng.fork());
+    let clock = Arc::new(TokioClock::starting_at(Timestamp(1_750_000_000_000_000_000)));
+    let connector = net.connector(Peer { node: "n".into(), role: Role::Manager, cluster: "c".into() });
+    let disk = SimDisk::new(rng.fork(), Duration::from_millis(1)..=Duration::from_millis(2));
+    let config = Config::new("n".into(), "m:1".to_owned(), rng.fork(), clock.clone());
+    let transport = ConnectorTransport::new(Arc::new(connector.clone()));
+    let consensus = Consensus::start(config, disk.open(), Arc::new(transport)).await.unwrap();
+    // a swarm that is just being made: it has its leader before its first state
+    consensus.bootstrap(Vec::new()).await.unwrap();
+    let deps = ManagerDeps { consensus, connector: Arc::new(connector.clone()), clock, rng };
+    let tasks = Tasks::new();
+    let manager = Manager::start(ManagerConfig { node: "n".into() }, deps, &tasks);
+    net.listen("m:1", "n".into(), Arc::new(manager.clone()));
+    manager.ready().await;
+    let refused = connector.connect("m:1").await.unwrap().session().await.err().unwrap();
+    assert_eq!(refused.http_status(), 503, "{refused}");
+    tasks.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
