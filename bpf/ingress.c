@@ -127,20 +127,6 @@ static __noinline void forget(const struct flow_key *key, const struct flow *f, 
 		remove_flow(&shown);
 }
 
-/* Replies leave by the way that the client's packets come, even where that changes. */
-static __noinline void comes_by(const struct flow_key *key, struct flow *f, const struct addr *node, __u32 ifindex)
-{
-	struct flow_key shown;
-
-	f->ifindex = ifindex;
-	if (f->side != SIDE_FORWARD)
-		return;
-	shown_key(&shown, key, f, node);
-	f = flow_of(&shown);
-	if (f)
-		f->ifindex = ifindex;
-}
-
 static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onward *on)
 {
 	struct flow_key key = {};
@@ -178,6 +164,8 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 		f = ended_flow(&key);
 		on->late = f || p->tcp_flags & TCP_RST;
 	}
+	if (f && f->side == SIDE_BOTH && from_bridge)
+		return PASS; /* a container that forged its source: its own flows are others */
 	if (f && f->side == SIDE_FOREIGN && !opens(p)) {
 		closes(p, &f->state, &f->closed, 1);
 		return PASS;
@@ -201,8 +189,8 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 		on->task_port = f->target_port;
 		side = f->side;
 		shown_port = f->shown_port;
-		if (f->ifindex != skb->ifindex && !on->late)
-			comes_by(&key, f, &s->node, skb->ifindex);
+		if (side == SIDE_BOTH && f->ifindex != skb->ifindex)
+			f->ifindex = skb->ifindex; /* replies leave by the way that the client's packets come */
 		/* Another processor may have seen more of the end, and the task's node have forgotten it already. */
 		before = f->state;
 		if (p->proto == IPPROTO_TCP && !on->late)

@@ -279,6 +279,20 @@ fn replies_follow_the_way_of_the_client() {
     }
 }
 
+/// A container that makes its own packets cannot draw a client's connection to itself.
+#[test]
+fn a_container_cannot_forge_the_way_of_a_client() {
+    let world = mesh();
+    world.egress("a", 2);
+    let (client, node) = (world.client(), world.nodes[0].address);
+    let from = (Ipv4Addr::new(192, 168, 77, 100), 45678);
+    let mut open = Conversation::on(within(&client, || connect_from(from.into(), (node, PORT).into())));
+    servers::forge(&world.containers["a"].netns, libc::IPPROTO_TCP, [from], (node, PORT));
+    sleep(Duration::from_millis(100));
+    let name = open.greeting[..1].to_owned();
+    assert_eq!(open.say("mine").unwrap(), format!("{name} echoes mine"));
+}
+
 /// One end has closed, the other goes on: such a connection is alive, however long ago that was.
 #[test]
 fn half_closed_connections_stay() {

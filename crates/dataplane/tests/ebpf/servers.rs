@@ -165,13 +165,18 @@ pub fn datagram_of(netns: &str, addr: impl Into<SocketAddr>, size: usize) -> Res
 
 /// This many datagrams or SYNs, each of another client that nobody knows.
 pub fn flood(netns: &str, protocol: i32, to: (Ipv4Addr, u16), count: u32) {
+    let clients = (0..count).map(|n| (Ipv4Addr::new(10, 200, (n >> 14) as u8, 9), 1024 + (n & 0x3fff) as u16));
+    forge(netns, protocol, clients, to);
+}
+
+/// A datagram or SYN from each of these.
+pub fn forge(netns: &str, protocol: i32, from: impl IntoIterator<Item = (Ipv4Addr, u16)>, to: (Ipv4Addr, u16)) {
     let socket = within(netns, || {
         let raw = Some(socket2::Protocol::from(255)); // with headers of one's own
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::from(libc::SOCK_RAW), raw).unwrap()
     });
     let target = SocketAddr::from(to).into();
-    for n in 0..count {
-        let from = (Ipv4Addr::new(10, 200, (n >> 14) as u8, 9), 1024 + (n & 0x3fff) as u16);
+    for from in from {
         let packet = first_packet(protocol, from, to);
         while socket.send_to(&packet, &target).is_err() {
             thread::sleep(Duration::from_millis(1)); // faster than the device
