@@ -407,10 +407,12 @@ fn update(c: &Cluster, service: &str, line: &str) -> usize {
     assert!(after.iter().all(|t| before.iter().all(|b| b.id != t.id)), "every task is new");
     let status = |task: &Task, state: &str| {
         let format = "{{.Status.State}} {{.Status.Timestamp.UnixNano}}";
-        let said = c.d("node1", &format!("inspect --type task -f {} {}", format.replace(' ', "/"), task.id));
-        let (is, at) = said.trim().split_once('/').unwrap();
-        assert_eq!(is, state);
-        at.parse::<u64>().unwrap()
+        // the update may end while tasks that were replaced still have their grace period
+        until(Duration::from_secs(5), state, || {
+            let said = c.d("node1", &format!("inspect --type task -f {} {}", format.replace(' ', "/"), task.id));
+            let (is, at) = said.trim().split_once('/').unwrap();
+            (is == state).then(|| at.parse::<u64>().unwrap())
+        })
     };
     let ends = before.iter().map(|t| (status(t, "shutdown"), -1));
     let starts = after.iter().map(|t| (status(t, "running"), 1));
