@@ -123,16 +123,14 @@ fn data_path_port(asked: u32) -> ApiResult<u16> {
     }
 }
 
-/// Docker's own pool may hold what the node reaches by itself: networks are cut beside it. One that was asked for is not
-/// meant so.
+/// A pool may hold what the node reaches by itself: networks are cut beside it. One that lies within leaves nothing.
 fn pools(asked: &[String], size: u32, routes: &[NodeRoute]) -> ApiResult<(Vec<IpNet>, u8)> {
     let size = if size == 0 { u32::from(defaults::SUBNET_SIZE) } else { size };
     let size = u8::try_from(size)
         .ok()
         .filter(|s| (1..=29).contains(s))
         .ok_or_else(|| invalid(format!("subnet size is out of range: {size}")))?;
-    let default = asked.is_empty();
-    let asked = if default { vec![defaults::DEFAULT_ADDR_POOL.to_owned()] } else { asked.to_vec() };
+    let asked = if asked.is_empty() { vec![defaults::DEFAULT_ADDR_POOL.to_owned()] } else { asked.to_vec() };
     let mut pools: Vec<IpNet> = Vec::new();
     for text in &asked {
         let pool: IpNet = text.parse().map_err(|_| invalid(format!("invalid CIDR address: {text}")))?;
@@ -143,8 +141,8 @@ fn pools(asked: &[String], size: u32, routes: &[NodeRoute]) -> ApiResult<(Vec<Ip
         if let Some(other) = pools.iter().find(|p| p.contains(&pool) || pool.contains(*p)) {
             return Err(invalid(format!("default address pools {other} and {pool} overlap")));
         }
-        if let Some(route) = routes.iter().find(|r| !default && r.overlaps(&pool)) {
-            return Err(invalid(format!("default address pool {pool} overlaps the route {route} of this node")));
+        if let Some(route) = routes.iter().find(|r| r.subnet.contains(&pool)) {
+            return Err(invalid(format!("default address pool {pool} lies in the route {route} of this node")));
         }
         pools.push(pool);
     }
@@ -190,9 +188,11 @@ mod tests {
         assert_eq!(refused.http_status(), 400);
         assert_eq!(
             refused.message,
-            "default address pool 10.7.1.0/24 overlaps the route 10.7.0.0/16 (eth0) of this node"
+            "default address pool 10.7.1.0/24 lies in the route 10.7.0.0/16 (eth0) of this node"
         );
-        assert_eq!(pools(&[], 24, &underlay).unwrap().0.len(), 1, "the default goes round it");
+        for around in [&[][..], &["10.0.0.0/8".into()]] {
+            assert_eq!(pools(around, 24, &underlay).unwrap().0.len(), 1, "networks are cut beside it");
+        }
         assert_eq!(data_path_port(0).unwrap(), 4789);
         assert!(data_path_port(80).is_err() && data_path_port(70_000).is_err());
     }
