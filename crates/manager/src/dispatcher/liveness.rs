@@ -48,7 +48,7 @@ impl Liveness {
                 NodeState::Ready | NodeState::Unknown => Verdict::Serving,
             };
             let (silent, down) = match before {
-                Some(before) if *before == node.id => (pace.broken(), pace.down()),
+                Some(before) if *before == node.id => (pace.deposed(), pace.down()),
                 _ => (pace.silent() + pace.grace(), pace.down() + pace.grace()),
             };
             let pulse = Pulse { session: 0, silent_at: now + silent, down_at: now + down, verdict };

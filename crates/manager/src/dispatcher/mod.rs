@@ -46,6 +46,11 @@ impl Pace {
         self.heartbeat * 2
     }
 
+    /// The same for the node that led before, counted from the new leader's election: it was missed that long already.
+    pub fn deposed(self) -> Duration {
+        self.heartbeat
+    }
+
     /// Silence after which the node's tasks are replaced.
     pub fn down(self) -> Duration {
         self.heartbeat * 9

@@ -123,7 +123,7 @@ async fn what_ran_beside_the_leader_leaves_the_names_and_is_replaced_as_fast_as_
         };
         let silent = cluster.within(Duration::from_secs(3), "out of the names", |c| !serves(c)).await.unwrap();
         println!("seed {seed}: elected after {elected:?}, out of the names {silent:?} later");
-        assert!(silent < Duration::from_millis(1200), "{silent:?} after the election");
+        assert!(elected + silent < Duration::from_secs(2), "{silent:?} after the election, which took {elected:?}");
         let runs = |c: &SimCluster| {
             let state = state(c);
             let up = |t: &&std::sync::Arc<malha_model::Task>| t.status.state == malha_model::TaskState::Running;
