@@ -46,7 +46,7 @@ static SEPARATE struct flow *went_on(const struct flow_key *key, const struct ad
 	struct flow_key shown;
 
 	if (!f)
-		return 0;
+		return bpf_map_lookup_elem(&flows, key); /* another processor may just have moved it there */
 	if (f->side == SIDE_FORWARD) {
 		shown_key(&shown, key, f, node);
 		other = bpf_map_lookup_elem(&opening_flows, &shown);
@@ -64,7 +64,9 @@ static __always_inline struct flow *flow_of(const struct flow_key *key)
 	if (key->proto == IPPROTO_UDP)
 		return bpf_map_lookup_elem(&udp_flows, key);
 	f = bpf_map_lookup_elem(&flows, key);
-	return f ? f : bpf_map_lookup_elem(&opening_flows, key);
+	if (!f)
+		f = bpf_map_lookup_elem(&opening_flows, key);
+	return f ? f : bpf_map_lookup_elem(&flows, key);
 }
 
 /* For a packet of its client. */
@@ -117,7 +119,9 @@ static SEPARATE struct reply *opening_reply(const struct reply_key *key, int goe
 {
 	struct reply *r = bpf_map_lookup_elem(&opening_replies, key);
 
-	if (!r || !goes_on)
+	if (!r)
+		return bpf_map_lookup_elem(&replies, key); /* as in went_on */
+	if (!goes_on)
 		return r;
 	bpf_map_update_elem(&replies, key, r, BPF_NOEXIST);
 	bpf_map_delete_elem(&opening_replies, key);

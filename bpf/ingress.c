@@ -274,7 +274,8 @@ SEC("classifier")
 int entry(struct __sk_buff *skb)
 {
 	struct iphdr *ip = (void *)(long)skb->data + ETH_HLEN;
-	struct onward on = {};
+	struct onward on = {}; /* one for both ways: kernels before 6.8 count the stack of all that call each other */
+	int found;
 
 	if (is_tunnelled(skb))
 		return short_way(skb);
@@ -282,8 +283,10 @@ int entry(struct __sk_buff *skb)
 		return PASS; /* it comes again, without the tag, by the VLAN's own device */
 	if (skb->protocol == bpf_htons(ETH_P_IP) && (void *)(ip + 1) <= (void *)(long)skb->data_end &&
 	    ip->protocol == IPPROTO_ICMP)
-		return go_on(skb, icmp_enter(skb, &on), &on);
-	return enter(skb, 0);
+		found = icmp_enter(skb, &on);
+	else
+		found = choose(skb, 0, &on);
+	return go_on(skb, found, &on);
 }
 
 SEC("classifier")
