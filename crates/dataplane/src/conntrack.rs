@@ -4,7 +4,7 @@
 //! as one to the node, and one to the container before as one to that: each sender that goes on would keep the entry alive,
 //! and never reach the container that has the port now.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, net::Ipv4Addr};
 
 use malha_model::Protocol;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -20,28 +20,29 @@ const DELETE: u16 = 0x102;
 const GENERAL: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
 
 const TUPLE_ORIG: u16 = 1;
-const STATUS: u16 = 3;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+const TUPLE_IP: u16 = 1;
+const IP_V4_DST: u16 = 2;
 const TUPLE_PROTO: u16 = 2;
 const PROTO_NUM: u16 = 1;
 const PROTO_DST_PORT: u16 = 3;
-const SOURCE_TRANSLATED: u32 = 1 << 4;
-const TARGET_TRANSLATED: u32 = 1 << 5;
 
-/// Deletes entries of flows to these ports of the node, in the namespace of this thread. How many there were.
-pub(crate) fn forget(ports: &BTreeSet<(Protocol, u16)>) -> io::Result<usize> {
+/// Deletes entries of flows to these ports of the node, whose addresses are `own`, in the namespace of this thread. How
+/// many there were.
+pub(crate) fn forget(ports: &BTreeSet<(Protocol, u16)>, own: &BTreeSet<Ipv4Addr>) -> io::Result<usize> {
     let wanted: BTreeSet<(u8, u16)> =
         ports.iter().map(|(protocol, port)| (protocol_number(*protocol), *port)).collect();
     let socket = rawnl::open(NETLINK_NETFILTER)?;
     let mut found = Vec::new();
     rawnl::dump(&socket, &rawnl::message(GET, NLM_F_REQUEST | NLM_F_DUMP, &GENERAL), |body| {
-        found.extend(body.get(GENERAL.len()..).and_then(|entry| is_to(entry, &wanted)));
+        found.extend(body.get(GENERAL.len()..).and_then(|entry| is_to(entry, &wanted, own)));
     })?;
     let mut forgotten = 0;
-    for tuple in found {
+    for Entry { tuple, id } in found {
         let mut body = GENERAL.to_vec();
-        body.extend((tuple.len() as u16 + 4).to_ne_bytes());
-        body.extend((TUPLE_ORIG | NESTED).to_ne_bytes());
-        body.extend(tuple);
+        push(&mut body, TUPLE_ORIG | NESTED, &tuple);
+        push(&mut body, ID, &id);
         socket.send(&rawnl::message(DELETE, NLM_F_REQUEST | NLM_F_ACK, &body), 0)?;
         match rawnl::acknowledged(&socket.recv_from_full()?.0) {
             Ok(()) => forgotten += 1,
@@ -52,16 +53,31 @@ pub(crate) fn forget(ports: &BTreeSet<(Protocol, u16)>) -> io::Result<usize> {
     Ok(forgotten)
 }
 
-/// The original tuple of an entry that began as a flow to one of these ports. Flows that only leave by the node, to such a
-/// port of somebody else's, are translated at their source alone.
-fn is_to(entry: &[u8], wanted: &BTreeSet<(u8, u16)>) -> Option<Vec<u8>> {
+struct Entry {
+    tuple: Vec<u8>,
+    /// With it only this very entry is deleted.
+    id: Vec<u8>,
+}
+
+/// An entry that began as a flow to one of these ports of the node. Flows to such a port of somebody else's are not ours,
+/// nor are those in zones.
+fn is_to(entry: &[u8], wanted: &BTreeSet<(u8, u16)>, own: &BTreeSet<Ipv4Addr>) -> Option<Entry> {
     let tuple = attribute(entry, TUPLE_ORIG)?;
+    let target =
+        attribute(attribute(tuple, TUPLE_IP)?, IP_V4_DST)?.first_chunk().copied().map(Ipv4Addr::from_octets)?;
     let proto = attribute(tuple, TUPLE_PROTO)?;
     let protocol = *attribute(proto, PROTO_NUM)?.first()?;
     let port = u16::from_be_bytes(attribute(proto, PROTO_DST_PORT)?.get(..2)?.try_into().ok()?);
-    let status = u32::from_be_bytes(attribute(entry, STATUS)?.get(..4)?.try_into().ok()?);
-    let leaves = status & (SOURCE_TRANSLATED | TARGET_TRANSLATED) == SOURCE_TRANSLATED;
-    (wanted.contains(&(protocol, port)) && !leaves).then(|| tuple.to_vec())
+    let here = (own.contains(&target) || target.is_loopback()) && attribute(entry, ZONE).is_none();
+    let id = attribute(entry, ID)?.to_vec();
+    (wanted.contains(&(protocol, port)) && here).then(|| Entry { tuple: tuple.to_vec(), id })
+}
+
+fn push(body: &mut Vec<u8>, kind: u16, payload: &[u8]) {
+    body.extend((payload.len() as u16 + 4).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(payload);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 const NESTED: u16 = 1 << 15;

@@ -41,7 +41,7 @@ pub(crate) fn dump(socket: &Socket, request: &[u8], mut each: impl FnMut(&[u8]))
             rest = next;
             match kind {
                 NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => return acknowledged(&buffer),
+                NLMSG_ERROR => return code(body),
                 _ => each(body),
             }
         }
@@ -58,8 +58,12 @@ fn split(buffer: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 pub(crate) fn acknowledged(buffer: &[u8]) -> io::Result<()> {
-    let code = split(buffer).and_then(|(_, body, _)| Some(i32::from_ne_bytes(body.get(..4)?.try_into().ok()?)));
-    match code {
+    split(buffer).map_or(Ok(()), |(_, body, _)| code(body))
+}
+
+/// Of `struct nlmsgerr`.
+fn code(body: &[u8]) -> io::Result<()> {
+    match body.first_chunk().copied().map(i32::from_ne_bytes) {
         Some(0) | None => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(-code)),
     }

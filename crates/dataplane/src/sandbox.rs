@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -321,7 +321,12 @@ impl Sandboxes {
         if moved.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.node.run(move || conntrack::forget(&moved)).await.and_then(|done| done) {
+        let own = self.rtnl.addresses().await?.into_iter().filter_map(|(_, net)| match net.addr() {
+            IpAddr::V4(addr) => Some(addr),
+            IpAddr::V6(_) => None,
+        });
+        let own: BTreeSet<Ipv4Addr> = own.collect();
+        if let Err(error) = self.node.run(move || conntrack::forget(&moved, &own)).await.and_then(|done| done) {
             tracing::warn!(%error, "flows to a port of the node may still go to who had it before");
         }
         Ok(())
