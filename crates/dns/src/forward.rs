@@ -47,6 +47,10 @@ impl Forwarder {
         Self { runtime: Handle::current(), all: Arc::new(Semaphore::new(MAX_FORWARDS)) }
     }
 
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Relays a datagram and returns at once. May be called from any thread.
     pub(crate) fn udp(&self, sandbox: &Arc<Sandbox>, query: &[u8], from: SocketAddr) {
         let Some(permits) = self.admit(sandbox) else {
