@@ -54,7 +54,7 @@ impl NodeNet {
         Self { wiring: Arc::new(Wiring::new(settings, dns, bridge)), threads }
     }
 
-    /// Ends with the caller, as if it ran there.
+    /// Ends with the caller, once the kernel lets go of it.
     pub(super) async fn apart<T, F>(&self, work: impl FnOnce(Arc<Wiring>) -> F) -> Result<T, WireError>
     where
         T: Send + 'static,

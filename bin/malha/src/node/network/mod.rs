@@ -45,6 +45,9 @@ use self::{
 
 /// How long a container waits for the views of its networks to arrive.
 const VIEW_LIMIT: Duration = Duration::from_secs(20);
+/// How long a task waits for a port of the node: one that its service gave up in the mesh is free a moment later.
+const PORT_LIMIT: Duration = Duration::from_secs(5);
+const PORT_PAUSE: Duration = Duration::from_millis(500);
 
 struct Wiring {
     settings: Settings,
@@ -55,6 +58,8 @@ struct Wiring {
     /// Held for moments, never across a wait.
     state: Mutex<State>,
     networks: watch::Sender<Arc<NodeNetworks>>,
+    /// Sandboxes that are being made or removed: whoever removes one waits until a given-up attempt to make it has ended.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -156,7 +161,16 @@ impl Wiring {
     fn new(settings: Settings, dns: malha_dns::Server, bridge: GwBridgeConfig) -> Self {
         let (networks, _) = watch::channel(Arc::default());
         let state = Mutex::new(State { bridge, ..State::default() });
-        Self { settings, dns, kernel: RwLock::default(), state, networks }
+        Self { settings, dns, kernel: RwLock::default(), state, networks, turns: Mutex::default() }
+    }
+
+    async fn turn(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock();
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(id.to_owned()).or_default().clone()
+        };
+        turn.lock_owned().await
     }
 
     /// Makes or adopts what the node itself has: tunnel device, bridge, programs. A bridge that is made keeps off
@@ -285,6 +299,7 @@ impl Wiring {
         resolver: Resolver,
     ) -> Result<SandboxState, WireError> {
         let id = plan.id.clone();
+        let _turn = self.turn(&id).await;
         let stood = net.sandboxes().stands(&id);
         let done = self.raise(net, plan, networks, resolver).await;
         if done.is_ok() || self.state.lock().sandboxes.contains_key(&id) {
@@ -360,11 +375,20 @@ impl Wiring {
         let resolver = self.resolver(&node_resolv_conf(), request.dns.as_ref());
         let resolv_conf = resolver.resolv_conf();
         let own = plan.own_addresses();
-        let ids = attachments.iter().map(|a| a.network.clone()).collect();
+        let ids: Vec<NetworkId> = attachments.iter().map(|a| a.network.clone()).collect();
         self.state.lock().orphans.remove(&request.id);
         self.ensure_open().await?;
-        let kernel = self.kernel.read().await;
-        let kernel = self.stand(opened(&kernel)?, plan, ids, resolver).await?;
+        let until = tokio::time::Instant::now() + PORT_LIMIT;
+        let kernel = loop {
+            let kernel = self.kernel.read().await;
+            let patient = request.task.is_some() && tokio::time::Instant::now() < until;
+            match self.stand(opened(&kernel)?, plan.clone(), Vec::clone(&ids), resolver.clone()).await {
+                Err(WireError::Kernel(NetError::PortAllocated { .. })) if patient => {}
+                stood => break stood?,
+            }
+            drop(kernel);
+            tokio::time::sleep(PORT_PAUSE).await;
+        };
         let endpoints = attachments.iter().filter_map(|a| {
             let network = &networks.views.get(&a.network)?.network;
             Some((network.name().to_owned(), endpoint_settings(&request.id, network, a)))
@@ -425,6 +449,7 @@ impl Wiring {
 
     async fn unwire(&self, id: &str) -> Result<(), WireError> {
         let kernel = self.kernel.read().await;
+        let _turn = self.turn(id).await;
         {
             let mut state = self.state.lock();
             state.sandboxes.remove(id);
