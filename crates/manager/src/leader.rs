@@ -49,11 +49,6 @@ pub(crate) struct Leader {
 impl Leader {
     /// Begins the term; `None` where it is over before it began. `before` led the last one.
     pub(crate) async fn begin(term: u64, before: Option<&NodeId>, decider: Decider, tasks: Tasks) -> Option<Arc<Self>> {
-        let liveness = Arc::new(Liveness::default());
-        let state = decider.state();
-        if let Some(cluster) = state.cluster() {
-            liveness.expect(&state, Pace::of(&cluster.spec), before);
-        }
         // the first write of the term, too: nothing is sent to a node before it is certain that this manager may
         let begun = decider.write(|tx, _| status::nodes_unknown(tx)).await;
         if let Err(error) = begun {
@@ -61,6 +56,12 @@ impl Leader {
             return None;
         }
         info!(term, "leading");
+        let liveness = Arc::new(Liveness::default());
+        let state = decider.state();
+        if let Some(cluster) = state.cluster() {
+            let answers = |node: &&NodeId| members::answers(&decider.consensus, node);
+            liveness.expect(&state, Pace::of(&cluster.spec), before.filter(|node| !answers(node)));
+        }
         let (board_sender, board) = watch::channel(Arc::new(Board::first(decider.state(), term)));
         let (managers_sender, managers) = watch::channel(addresses(&decider.consensus));
         let (reports, report_receiver) = mpsc::channel(reports::CAPACITY);

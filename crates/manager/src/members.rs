@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use malha_consensus::{Consensus, Member, MemberError};
+use malha_consensus::{Consensus, Member, MemberError, Reachability};
 use malha_model::{ApiError, ApiResult, Code, ControlRequest, ControlResponse, ManagerStatus, Node, NodeId, Role};
 use malha_store::State;
 use malha_wire::{Connector, Peer};
@@ -46,10 +46,14 @@ pub(crate) fn check_demotion(consensus: &Consensus, state: &State, request: &Con
         return Ok(());
     }
     match consensus.can_spare(&node.id) {
-        Err(error @ MemberError::WouldLoseQuorum) => Err(errors::member(&error)),
-        // the request itself knows the last manager
+        Err(error @ (MemberError::WouldLoseQuorum | MemberError::LastManager)) => Err(errors::member(&error)),
         Err(_) | Ok(_) => Ok(()),
     }
+}
+
+/// Whether the leader heard of this member just now.
+pub(crate) fn answers(consensus: &Consensus, node: &NodeId) -> bool {
+    consensus.members().iter().any(|m| m.node == *node && m.reachability == Reachability::Reachable)
 }
 
 /// Puts what the group knows of its members into the nodes of an answer: it changes too often to be stored.

@@ -36,8 +36,8 @@ enum Verdict {
 }
 
 impl Liveness {
-    /// At the start of a term: every node that was there is expected back. The one that led `before` most likely died,
-    /// and was missed for as long as the election took.
+    /// At the start of a term: every node that was there is expected back. The one that led `before` and
+    /// does not answer its successor was missed for as long as the election took.
     pub(crate) fn expect(&self, state: &State, pace: Pace, before: Option<&NodeId>) {
         let now = Instant::now();
         let mut nodes = self.nodes.lock();

@@ -167,9 +167,15 @@ impl Session<'_> {
                 }
                 message = rx.recv() => match message {
                     Some(message) => self.hear(message, &mut untold),
-                    None => return,
+                    None => break,
                 },
             }
+        }
+        // no other session may come to repeat its last words
+        drop(room);
+        while untold.is_any() {
+            let Ok(permit) = self.leader.reports.reserve().await else { return };
+            self.tell(permit, &mut untold);
         }
     }
 
