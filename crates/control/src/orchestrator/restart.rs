@@ -167,7 +167,7 @@ pub(crate) fn start_ready(tx: &mut Tx, ctx: &Ctx<'_>, wake: &mut Wake, service: 
                 wake.at(from);
                 continue;
             }
-            let patience = from.plus(STOP_PATIENCE);
+            let patience = from.min(ctx.now).plus(STOP_PATIENCE);
             if still_waits(ctx.now, patience, STOP_PATIENCE) && has_stopping_predecessor(tx, slot) {
                 wake.at(patience);
                 continue;

@@ -84,12 +84,14 @@ fn a_clock_that_is_set_back_keeps_nothing_from_starting() {
     an_hour_back(&mut w);
     w.pass(secs(0));
     assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Running);
-    // nor one that waits for its predecessor
+    // one that waits for its predecessor starts when that has stopped, not beside it
     w.settle();
     w.update(&id, |s| s.task_template.force_update += 1);
     an_hour_back(&mut w);
     w.pass(secs(0));
-    assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Running);
+    assert_eq!(w.wanted(&id)[0].desired_state, TaskState::Ready);
+    w.settle();
+    assert_eq!(w.running(&id), 1);
 }
 
 #[test]
