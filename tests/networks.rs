@@ -147,6 +147,10 @@ fn lazy_on_workers(c: &Cluster) {
     until(Duration::from_secs(15), "the network leaves the worker", || {
         (!names(c, "node2", "").contains(&"lazy".to_owned())).then_some(())
     });
+    // The address of a container is given back before its removal is answered.
+    c.d("node2", "run -d --name held --network lazy alpine sleep 1d");
+    c.d("node2", "rm -f held");
+    c.d("node1", "network rm lazy");
     // Not attachable: refused by name, and nothing stays behind.
     for (network, why) in [("inner", "network inner not manually attachable"), ("nosuch", "network nosuch not found")] {
         c.no("node2", &format!("run --rm --name left --network {network} alpine true"), why);

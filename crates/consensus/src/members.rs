@@ -112,9 +112,30 @@ impl Consensus {
             if members.voter_ids().any(|voter| voter == node) {
                 return Ok(());
             }
-            self.caught_up(&node, deadline).await?;
-            self.change_in_turn(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await
+            self.give_vote(node, deadline).await
         })
+    }
+
+    /// Gives a manager its vote that was added and is still catching up. One that is gone by now stays away, and no
+    /// address changes.
+    pub fn promote(&self, node: NodeId) -> BoxFuture<'_, Result<(), MemberError>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + CHANGE_PATIENCE;
+            let members = self.leading_metrics()?.membership_config;
+            if members.get_node(&node).is_none() {
+                return Err(MemberError::Unknown(node));
+            }
+            if members.voter_ids().any(|voter| voter == node) {
+                return Ok(());
+            }
+            self.give_vote(node, deadline).await
+        })
+    }
+
+    /// Of one that belongs already. It fails where it does not any more.
+    async fn give_vote(&self, node: NodeId, deadline: Instant) -> Result<(), MemberError> {
+        self.caught_up(&node, deadline).await?;
+        self.change_in_turn(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await
     }
 
     /// Whether the group goes on without `node`, by those that answer now. Returns whether it has a vote.
@@ -182,10 +203,17 @@ impl Consensus {
         Err(MemberError::NotLeader { leader: leadership.other().cloned() })
     }
 
-    /// Waits until `node` has nearly all of the log.
+    /// Waits until `node` has nearly all of the log, for as long as it belongs.
     async fn caught_up(&self, node: &NodeId, deadline: Instant) -> Result<(), MemberError> {
+        // the metrics may be behind the change that added it
+        let mut seen = false;
         loop {
             let metrics = self.leading_metrics()?;
+            let belongs = metrics.membership_config.get_node(node).is_some();
+            if seen && !belongs {
+                return Err(MemberError::Unknown(node.clone()));
+            }
+            seen |= belongs;
             let matched = metrics.replication.as_ref().and_then(|progress| progress.get(node).cloned().flatten());
             let last = metrics.last_log_index.unwrap_or_default();
             if matched.is_some_and(|id| id.index + PROMOTION_LAG >= last) {

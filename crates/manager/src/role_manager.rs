@@ -67,12 +67,16 @@ fn is_to_manage(state: &State, node: &NodeId) -> bool {
 pub(crate) async fn seat(decider: Decider) {
     loop {
         sleep(PERIOD).await;
-        let state = decider.state();
-        let waits = |m: &Member| !m.voter && m.reachability == Reachability::Reachable && is_to_manage(&state, &m.node);
+        let waits = |m: &Member| !m.voter && m.reachability == Reachability::Reachable;
         for member in decider.consensus.members().into_iter().filter(waits) {
-            match decider.consensus.add_manager(member.node.clone(), member.addr).await {
+            // asked anew for each: those before it may have taken their time
+            if !is_to_manage(&decider.state(), &member.node) {
+                continue;
+            }
+            match decider.consensus.promote(member.node.clone()).await {
                 Ok(()) => info!(node = %member.node, "a manager has its vote"),
-                Err(MemberError::NotLeader { .. }) => {}
+                // it has left meanwhile
+                Err(MemberError::NotLeader { .. } | MemberError::Unknown(_)) => {}
                 Err(error) => warn!(node = %member.node, %error, "a manager cannot have its vote yet"),
             }
         }

@@ -66,6 +66,7 @@ impl LocalEngine {
                 Ok(event) => {
                     let ended = matches!(event.kind, malha_runtime::EventKind::Die { .. });
                     if ended && self.attached.lock().contains_key(&event.id) {
+                        // Addresses are given back elsewhere: events do not wait for a leader.
                         self.release(&event.id).await;
                     }
                     self.events.push(events::to_api(&event));
@@ -180,6 +181,9 @@ impl Engine for LocalEngine {
         let called_off = self.is_restarting(&info);
         self.user_stops(&info).await?;
         let stopped = modified(self.runtime.stop(&info.id, grace(&options), signal(&options.signal)).await)?;
+        if stopped {
+            self.release_now(&info).await;
+        }
         Ok(stopped || called_off)
     }
 
@@ -208,9 +212,7 @@ impl Engine for LocalEngine {
         self.user_stops(&info).await?;
         self.runtime.remove(&info.id, options.force, options.volumes).await?;
         self.restarts.forget(&info.id);
-        if self.attached.lock().contains_key(&info.id) {
-            self.release(&info.id).await;
-        }
+        self.release_now(&info).await;
         Ok(())
     }
 

@@ -1,27 +1,37 @@
 //! Addresses that are to be given back: the leader may be away just then, and nobody is to wait for it.
 //!
-//! A container that comes back before that is given the same attachment again, which is owed no more then.
+//! A container that comes back before that is given the same attachment again, which is owed no more then. Who asked
+//! for a container's end may want to remove its network next, and waits a moment for it.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use malha_kit::{Backoff, Rng};
-use malha_model::{ApiError, Code, ControlRequest, TaskId};
+use malha_model::{ApiError, ApiResult, Code, ControlRequest, TaskId};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::sleep};
-use tracing::warn;
+use tokio::{
+    sync::{Notify, RwLock, RwLockReadGuard},
+    time::{error::Elapsed, sleep, timeout},
+};
+use tracing::{debug, warn};
 
 use super::LocalEngine;
 
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// How long a request waits until the addresses of its container are given back.
+const PROMPT: Duration = Duration::from_secs(1);
+/// Who waits for its turn to give back holds those up who come after it to ask.
+const TURN_LIMIT: Duration = Duration::from_secs(1);
+/// How long one attempt may keep the turn.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Attachments that nobody uses any more and the managers still hold.
 #[derive(Default)]
 pub(super) struct Owed {
     attachments: Mutex<BTreeSet<TaskId>>,
     more: Notify,
-    /// Nothing is given back while somebody asks for the same, and the other way round.
-    turn: tokio::sync::Mutex<()>,
+    /// Nothing is given back while somebody asks for the same, and the other way round. Those who ask share it.
+    turn: RwLock<()>,
 }
 
 impl Owed {
@@ -31,8 +41,8 @@ impl Owed {
     }
 
     /// To be held from the request for an attachment until it is owed no more.
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    pub(super) async fn turn(&self) -> RwLockReadGuard<'_, ()> {
+        self.turn.read().await
     }
 
     pub(super) fn forget(&self, attachment: &TaskId) {
@@ -55,20 +65,17 @@ impl LocalEngine {
         loop {
             let mut kept = false;
             for attachment in self.owed.list() {
-                let _turn = self.owed.turn().await;
-                if !self.owed.owes(&attachment) {
-                    continue;
-                }
-                match self.detach(&attachment).await {
-                    Ok(()) => self.owed.forget(&attachment),
-                    Err(e) => {
-                        warn!(attachment = %attachment, error = %e, "cannot give an address back yet");
-                        kept = true;
-                    }
+                if let Err(e) = self.give_back(&attachment).await {
+                    warn!(attachment = %attachment, error = %e, "cannot give an address back yet");
+                    kept = true;
                 }
             }
             if kept {
-                sleep(backoff.next_pause()).await;
+                tokio::select! {
+                    biased;
+                    () = self.owed.more.notified() => {}
+                    () = sleep(backoff.next_pause()) => {}
+                }
             } else {
                 backoff.reset();
                 self.owed.more.notified().await;
@@ -76,11 +83,40 @@ impl LocalEngine {
         }
     }
 
+    /// Gives back what of these is owed, for somebody who waits for it: not for long, `pay` does the rest.
+    pub(super) async fn settle(&self, attachments: &[TaskId]) {
+        let settling = async {
+            for attachment in attachments {
+                if let Err(e) = self.give_back(attachment).await {
+                    debug!(attachment = %attachment, error = %e, "an address is given back later");
+                }
+            }
+        };
+        if timeout(PROMPT, settling).await.is_err() {
+            debug!("addresses are given back later");
+        }
+    }
+
+    /// One attempt. What is owed no more is left alone: a container may have it again.
+    async fn give_back(&self, attachment: &TaskId) -> ApiResult<()> {
+        if !self.owed.owes(attachment) {
+            return Ok(());
+        }
+        let late = |_: Elapsed| ApiError::plain(Code::DeadlineExceeded, "context deadline exceeded");
+        let _turn = timeout(TURN_LIMIT, self.owed.turn.write()).await.map_err(late)?;
+        if !self.owed.owes(attachment) {
+            return Ok(());
+        }
+        timeout(ATTEMPT_LIMIT, self.detach(attachment)).await.map_err(late)??;
+        self.owed.forget(attachment);
+        Ok(())
+    }
+
     /// Nothing to give back is success: the managers have forgotten it, or this node is not theirs any more.
-    async fn detach(&self, attachment: &TaskId) -> Result<(), ApiError> {
+    async fn detach(&self, attachment: &TaskId) -> ApiResult<()> {
         let node = self.swarm.node_id().await.unwrap_or_default();
         let request = ControlRequest::NetworkDetach { node, attachment: attachment.clone() };
-        match self.swarm.attach(request).await {
+        match self.swarm.attach_once(request).await {
             Ok(_) => Ok(()),
             Err(e) if matches!(e.code, Code::NotFound | Code::PermissionDenied) => Ok(()),
             Err(e) => Err(e),

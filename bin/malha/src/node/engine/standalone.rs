@@ -43,17 +43,20 @@ impl LocalEngine {
 
     pub(super) async fn start_standalone(&self, info: &ContainerInfo) -> ApiResult<()> {
         let mut record = Record::of(info);
+        let mut held: Vec<TaskId> = Vec::new();
         if info.options.network != NetworkMode::Host && record.host_config.network_mode != "none" {
             let attached = self.attach_all(info, &record).await?;
-            let ids: Vec<TaskId> = attached.values().map(|(id, _)| id.clone()).collect();
-            self.attached.lock().insert(info.id.clone(), ids);
+            held.extend(attached.values().map(|(id, _)| id.clone()));
+            self.attached.lock().insert(info.id.clone(), held.clone());
             if let Err(e) = self.wire_standalone(info, &mut record, attached).await {
                 self.release(&info.id).await;
+                self.settle(&held).await;
                 return Err(e);
             }
         }
         if let Err(e) = self.runtime.start(&info.id).await {
             self.release(&info.id).await;
+            self.settle(&held).await;
             return Err(e.into());
         }
         Ok(())
@@ -145,6 +148,19 @@ impl LocalEngine {
             warn!(container, error = %e, "cannot remove the sandbox");
         }
         self.owed.add(self.attached.lock().remove(container).unwrap_or_default());
+    }
+
+    /// For a request that ended the container: once it is answered, its networks can be removed. Where the event of the
+    /// end was quicker, what is owed since is waited for.
+    pub(super) async fn release_now(&self, container: &ContainerInfo) {
+        // Somebody may have started it again.
+        let runs = self.runtime.inspect(&container.id).is_ok_and(|i| i.state.status.is_running());
+        let held = !runs && self.attached.lock().contains_key(&container.id);
+        if held {
+            self.release(&container.id).await;
+        }
+        let attachments: Vec<TaskId> = Record::of(container).attachments.into_values().collect();
+        self.settle(&attachments).await;
     }
 }
 

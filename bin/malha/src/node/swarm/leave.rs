@@ -16,6 +16,10 @@ impl Swarm {
         if !force {
             refuse_manager(&member)?;
         }
+        if force {
+            // From here on it leaves whoever answers; without `force` it may yet stay, and need a seat.
+            member.leaving.cancel();
+        }
         // Until the end: a seat that was given up is not to be asked for again while containers take their time to end.
         let _no_change = member.role_change.lock().await;
         member.leave_managers(force).await?;

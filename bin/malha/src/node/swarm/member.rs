@@ -6,7 +6,7 @@ use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use malha_agent::{Agent, AgentConfig, AgentDeps, FileDisk, Link};
 use malha_api::errors;
-use malha_kit::{Tasks, watch};
+use malha_kit::{CancellationToken, Tasks, watch};
 use malha_model::{ApiError, ApiResult, Code, ControlRequest, ControlResponse, NodeId, Role};
 use malha_pki::TlsMaterial;
 use malha_runtime::Runtime;
@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::{
-    SwarmDeps,
+    Swarm, SwarmDeps,
     role::{Managing, Opening},
     saved::Saved,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Member {
     pub(super) failed: ArcSwapOption<String>,
     /// One change of role at a time.
     pub(super) role_change: Mutex<()>,
+    /// The node leaves whatever the managers say: it waits for no seat any more.
+    pub(super) leaving: CancellationToken,
     pub(super) tasks: Tasks,
 }
 
@@ -97,6 +99,7 @@ impl Member {
             managing: ArcSwapOption::empty(),
             failed: ArcSwapOption::empty(),
             role_change: Mutex::default(),
+            leaving: CancellationToken::new(),
             tasks,
         });
         member.follow_role();
@@ -159,15 +162,15 @@ impl Member {
         Err(last)
     }
 
+    async fn ask_once(&self, request: ControlRequest) -> ApiResult<ControlResponse> {
+        self.any_manager().await?.control(request).await
+    }
+
     /// Asks until a manager answers; managers pass it on to the leader.
     pub(super) async fn ask_leader(&self, request: ControlRequest) -> ApiResult<ControlResponse> {
         let until = tokio::time::Instant::now() + ASK_LIMIT;
         loop {
-            let answer = match self.any_manager().await {
-                Ok(client) => client.control(request.clone()).await,
-                Err(e) => Err(e),
-            };
-            match answer {
+            match self.ask_once(request.clone()).await {
                 // by the status: the text that there is no leader has Docker's odd code
                 Err(e) if e.http_status() == UNAVAILABLE && tokio::time::Instant::now() < until => {
                     debug!(error = %e, "no leader yet; asking again");
@@ -185,6 +188,16 @@ impl Member {
             None => errors::not_a_manager(),
         };
         self.managing.load_full().ok_or_else(why)
+    }
+}
+
+impl Swarm {
+    /// As `attach`, for who asks again by itself.
+    pub(crate) async fn attach_once(&self, request: ControlRequest) -> ApiResult<ControlResponse> {
+        let Some(member) = self.member() else {
+            return Err(ApiError { code: Code::NotFound, ..errors::not_in_swarm_mode() });
+        };
+        member.ask_once(request).await
     }
 }
 

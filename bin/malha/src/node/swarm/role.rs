@@ -17,7 +17,7 @@ use malha_agent::Link;
 use malha_consensus::{Config as RaftConfig, Consensus, Leadership, RedbStorage};
 use malha_kit::{Backoff, Tasks};
 use malha_manager::{ConnectorTransport, Manager, ManagerConfig, ManagerDeps, NewSwarm};
-use malha_model::{ApiError, ApiResult, Role};
+use malha_model::{ApiError, ApiResult, Code, Role};
 use malha_wire::Connector;
 use tokio::{net::TcpListener, time::sleep};
 use tracing::{error, info, warn};
@@ -136,11 +136,17 @@ impl Member {
         self.ask_for_seat(&managing).await
     }
 
-    /// The leader answers at once where there is one already.
+    /// The leader answers at once where there is one already. A node that leaves does not wait for it.
     async fn ask_for_seat(&self, managing: &Managing) -> ApiResult<()> {
         let own = self.saved.advertise.to_string();
         let others: Vec<String> = self.manager_addrs().into_iter().filter(|a| *a != own).collect();
-        malha_manager::join_raft(&*self.connector, &others, &own).await?;
+        tokio::select! {
+            biased;
+            () = self.leaving.cancelled() => {
+                return Err(ApiError::plain(Code::Unavailable, "this node leaves the swarm"));
+            }
+            joined = malha_manager::join_raft(&*self.connector, &others, &own) => joined?,
+        }
         managing.told_seated.store(true, Ordering::Relaxed);
         Ok(())
     }
