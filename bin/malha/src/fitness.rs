@@ -229,8 +229,8 @@ fn underlay_mtu() -> Finding {
         return finding("underlay MTU", false, Verdict::Warn, "no routed link", "connect the machine to its network");
     };
     let found = format!("{least} bytes, {} for containers", least.saturating_sub(50));
-    let remedy = "below 1500: create networks with --opt com.docker.network.driver.mtu=<this>";
-    finding("underlay MTU", least >= 1500, Verdict::Warn, found, remedy)
+    let remedy = format!("below 1500: create networks with --opt com.docker.network.driver.mtu={least}");
+    finding("underlay MTU", least >= 1500, Verdict::Warn, found, &remedy)
 }
 
 fn clock() -> Finding {

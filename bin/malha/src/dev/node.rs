@@ -84,7 +84,9 @@ pub(crate) async fn kill(layout: &Layout, node: &str) -> Result<()> {
 pub(crate) fn exec(layout: &Layout, node: &str, command: &[String]) -> Result<()> {
     let mut cluster = Cluster::require(layout)?;
     let [program, args @ ..] = command else { bail!("no command") };
-    let mut process = Command::new(program);
+    // so that `malha` itself is one of the commands, wherever it lies
+    let own = std::env::current_exe().context("the path of malha")?;
+    let mut process = Command::new(if program == "malha" { own.as_os_str() } else { program.as_ref() });
     process.args(args);
     if node != underlay::CLIENT {
         cluster.member(node)?;

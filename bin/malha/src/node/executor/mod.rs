@@ -110,10 +110,8 @@ fn check_binds(spec: &ContainerSpec) -> Result<(), TaskError> {
     for mount in spec.mounts.iter().filter(|m| m.kind == "bind") {
         let create = mount.bind_options.as_ref().is_some_and(|o| o.create_mountpoint);
         if !create && !Path::new(&mount.source).exists() {
-            return Err(TaskError(format!(
-                "invalid mount config for type \"bind\": bind source path does not exist: {}",
-                mount.source
-            )));
+            let source = &mount.source;
+            return Err(TaskError(format!("invalid bind mount source, source path not found: {source}")));
         }
     }
     Ok(())
