@@ -8,6 +8,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +32,10 @@ use crate::{
     },
     paths,
 };
+
+/// How long a start waits for the daemon before it to be gone.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let config = Arc::new(Config::load(args)?);
@@ -122,14 +127,24 @@ fn prepare_dirs(config: &Config) -> Result<nix::fcntl::Flock<File>> {
             .create(dir)
             .with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let path = config.data_root.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            bail!("{} is in use by another malha daemon", config.data_root.display())
-        }
-        Err((_, e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    lock(&config.data_root)
+}
+
+/// One that was killed lets go when the last of its threads has left the kernel, a moment after it seems to be gone.
+fn lock(data_root: &Path) -> Result<nix::fcntl::Flock<File>> {
+    let path = data_root.join("lock");
+    let mut file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let begin = Instant::now();
+    loop {
+        file = match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) if begin.elapsed() < LOCK_LIMIT => file,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                bail!("{} is in use by another malha daemon", data_root.display())
+            }
+            Err((_, e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        };
+        std::thread::sleep(LOCK_PAUSE);
     }
 }
 
