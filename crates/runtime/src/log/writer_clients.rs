@@ -129,7 +129,11 @@ impl Client {
                     self.want = Want::Output;
                     self.owe(TAG_OFFSET, &length.to_be_bytes());
                 }
-                WANT_TICKS => self.want = Want::Ticks,
+                WANT_TICKS => {
+                    self.want = Want::Ticks;
+                    // The log may have grown between the reader's last look and this moment.
+                    self.owed.push_back(0);
+                }
                 _ => self.gone = true,
             },
             Err(e) if e.kind() != io::ErrorKind::WouldBlock => self.gone = true,
@@ -155,5 +159,25 @@ impl Client {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its reader may have seen the log's end before those lines, and waits for a tick to look again.
+    #[test]
+    fn lines_written_while_a_follower_connects_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut clients = Clients::listen(dir.path()).unwrap();
+        let mut follower = UnixStream::connect(dir.path().join(SOCKET)).unwrap();
+        follower.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        follower.write_all(&[WANT_TICKS]).unwrap();
+        clients.tick();
+        clients.serve(0);
+        let mut tick = [1];
+        follower.read_exact(&mut tick).unwrap();
+        assert_eq!(tick, [0]);
     }
 }
