@@ -5,6 +5,7 @@
  * port that nobody listens on.
  */
 #include "arrival.h"
+#include "backends.h"
 #include "icmp.h"
 
 #define VLAN_ID 0xfff
@@ -38,29 +39,11 @@ static __always_inline int socket_of_node(struct __sk_buff *skb, const struct pa
 /* New flows go round; a flow in the middle whose state was lost gets what a hash says, the same on every packet. */
 static __always_inline struct backend *pick(struct front *front, struct service *service, const struct packet *p)
 {
-	struct slot slot = { *front, 0 };
-	struct backend *b;
-	__u64 *cursor, first = 0;
+	__u32 hash = ((__u32)p->sport * 40503u) ^ p->saddr ^ (p->saddr >> 16);
 
 	if (!service->count)
 		return 0;
-	if (opens(p)) {
-		cursor = bpf_map_lookup_elem(&cursors, front);
-		if (!cursor) {
-			bpf_map_update_elem(&cursors, front, &first, BPF_NOEXIST);
-			cursor = bpf_map_lookup_elem(&cursors, front);
-		}
-		if (cursor)
-			slot.index = __sync_fetch_and_add(cursor, 1) % service->count;
-	} else {
-		slot.index = (((__u32)p->sport * 40503u) ^ p->saddr ^ (p->saddr >> 16)) % service->count;
-	}
-	b = bpf_map_lookup_elem(&backends, &slot);
-	if (!b) { /* the list just got shorter */
-		slot.index = 0;
-		b = bpf_map_lookup_elem(&backends, &slot);
-	}
-	return b;
+	return backend_at(front, opens(p) ? next_turn(front, service->count) : hash % service->count);
 }
 
 static __always_inline int is_reachable(const struct endpoint *e)

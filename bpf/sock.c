@@ -7,6 +7,7 @@
  * The resolver's address is one of loopback, and its port belongs to the container: a name server of the container's own
  * may listen there on all addresses. So ours listens on another, and sockets are led there in the same way.
  */
+#include "backends.h"
 #include "packet.h"
 
 /* Only the part of errno.h that is needed: programs are compiled without a C library's view of the target. */
@@ -67,27 +68,6 @@ static __always_inline struct service *find(const struct scope *scope, struct fr
 	return 0;
 }
 
-static __always_inline struct backend *next(struct front *front, __u32 backends_count)
-{
-	struct slot slot = { *front, 0 };
-	struct backend *b;
-	__u64 *cursor, first = 0;
-
-	cursor = bpf_map_lookup_elem(&cursors, front);
-	if (!cursor) {
-		bpf_map_update_elem(&cursors, front, &first, BPF_NOEXIST);
-		cursor = bpf_map_lookup_elem(&cursors, front);
-	}
-	if (cursor)
-		slot.index = __sync_fetch_and_add(cursor, 1) % backends_count;
-	b = bpf_map_lookup_elem(&backends, &slot);
-	if (!b) { /* the list just got shorter */
-		slot.index = 0;
-		b = bpf_map_lookup_elem(&backends, &slot);
-	}
-	return b;
-}
-
 static __always_inline int refuse(void)
 {
 	count(PATH_REFUSED, 0);
@@ -125,7 +105,7 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 	}
 	if (!service->count)
 		return is_probe(ctx) ? ALLOW : refuse();
-	b = next(&front, service->count);
+	b = backend_at(&front, next_turn(&front, service->count));
 	if (!b)
 		return refuse();
 	cookie = bpf_get_socket_cookie(ctx);
@@ -192,7 +172,7 @@ static __always_inline int do_send(struct bpf_sock_addr *ctx, struct addr *dst, 
 	}
 	if (!service->count)
 		return refuse();
-	b = next(&front, service->count);
+	b = backend_at(&front, next_turn(&front, service->count));
 	if (!b)
 		return refuse();
 	e = endpoint_of(front.vni, &b->addr);
