@@ -246,6 +246,11 @@ fn terminals(c: &Cluster) {
     c.d("node2", "run -d -it --name term alpine sh");
     let (rc, said) = on_terminal(c, &["stty size\\nexit 4\\n"], "docker exec -it term sh");
     assert!(rc == 4 && said.contains("33 77\r\n"), "{rc} {said}");
+    // From the first moment, not from when the client says so again.
+    for command in ["docker run -it --rm alpine stty size", "docker exec -it term stty size"] {
+        let (rc, said) = on_terminal(c, &["\\n"], command);
+        assert!(rc == 0 && said.contains("33 77\r\n"), "{command}: {rc} {said}");
+    }
     // Attached, and detached again by its keys: it goes on.
     let (_, said) = on_terminal(c, &["echo $((6*8))\\n", "\\020\\021"], "docker attach term");
     assert!(said.contains("read escape sequence"), "{said}");

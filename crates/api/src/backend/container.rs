@@ -93,6 +93,9 @@ pub struct HostConfig {
     #[serde(deserialize_with = "nullable")]
     pub restart_policy: RestartPolicy,
     pub auto_remove: bool,
+    /// Rows, then columns, that its terminal begins with.
+    #[serde(deserialize_with = "nullable")]
+    pub console_size: [u16; 2],
     #[serde(deserialize_with = "nullable")]
     pub cap_add: Option<Vec<String>>,
     #[serde(deserialize_with = "nullable")]

@@ -57,7 +57,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Returns the id of the exec.
     async fn create_exec(&self, container: &str, config: ExecConfig) -> ApiResult<String>;
     async fn exec(&self, id: &str) -> ApiResult<Exec>;
-    /// Starts it; `None` where `detach`. `size` is the terminal's first size.
+    /// Starts it; `None` where `detach`. `size` is the terminal's first size, else the one of its creation is.
     async fn start_exec(&self, id: &str, detach: bool, size: Option<TerminalSize>) -> ApiResult<Option<Stdio>>;
     async fn resize_exec(&self, id: &str, size: TerminalSize) -> ApiResult<()>;
 

@@ -20,7 +20,7 @@ pub struct ExecConfig {
     pub working_dir: String,
     #[serde(deserialize_with = "nullable")]
     pub cmd: Vec<String>,
-    /// Rows, then columns.
+    /// Rows, then columns, that its terminal begins with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub console_size: Option<[u16; 2]>,
 }

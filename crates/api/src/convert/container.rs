@@ -212,6 +212,7 @@ mod tests {
         assert_eq!(v["NetworkSettings"]["Ports"]["53/udp"], Value::Null);
         assert_eq!((v["Path"].as_str(), v["Name"].as_str()), (Some("sleep"), Some("/web")));
         assert_eq!(v["State"]["Status"], "created");
+        assert_eq!(v["HostConfig"]["ConsoleSize"], json!([0, 0]), "shown always");
         assert_eq!(summary(&c, Timestamp::ZERO, None)["Command"], "sleep '1 2'");
     }
 }

@@ -10,15 +10,27 @@ use crate::{
         body::Json,
         query::{Query, bad},
         reply::{Reply, created},
+        version::ApiVersion,
     },
     state::Shared,
 };
 
-pub(super) async fn create(State(api): Shared, query: Query, Json(mut request): Json<CreateContainer>) -> Reply {
+/// Since 1.42 a terminal begins with the size that its client tells; of older clients Docker takes none.
+pub(super) const CONSOLE_SIZE: u16 = 42;
+
+pub(super) async fn create(
+    State(api): Shared,
+    query: Query,
+    version: ApiVersion,
+    Json(mut request): Json<CreateContainer>,
+) -> Reply {
     request.name = check_name(&query.text("name"))?;
     request.platform = query.text("platform");
     if request.config.image.is_empty() {
         return Err(bad("no image specified: a container is created from an image").into());
+    }
+    if !version.at_least(CONSOLE_SIZE) {
+        request.host_config.console_size = [0, 0];
     }
     check_host_config(&request.host_config)?;
     let made = api.engine.create_container(request).await?;

@@ -14,7 +14,7 @@ use malha_model::ApiError;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::containers::size;
+use super::{container_create::CONSOLE_SIZE, containers::size};
 use crate::{
     backend::{ExecConfig, OutputChunk, OutputStream, Stdio, TerminalSize},
     convert,
@@ -37,11 +37,17 @@ pub(super) fn routes() -> Router<Arc<Api>> {
         .route("/exec/{id}/resize", post(resize))
 }
 
-async fn create(State(api): Shared, Path(id): Path<String>, Json(config): Json<ExecConfig>) -> Reply {
+async fn create(
+    State(api): Shared,
+    Path(id): Path<String>,
+    version: ApiVersion,
+    Json(mut config): Json<ExecConfig>,
+) -> Reply {
     if config.cmd.is_empty() {
         return Err(bad("No exec command specified").into());
     }
     DetachKeys::parse(&config.detach_keys)?;
+    config.console_size = config.console_size.filter(|_| version.at_least(CONSOLE_SIZE));
     created(&json!({ "Id": api.engine.create_exec(&id, config).await? }))
 }
 
@@ -66,10 +72,8 @@ async fn start(
     MaybeJson(request): MaybeJson<StartRequest>,
 ) -> Reply {
     let exec = api.engine.exec(&id).await?;
-    if request.console_size.is_some() && !request.tty {
-        return Err(bad("console size is not supported without a TTY").into());
-    }
-    let size = request.console_size.or(exec.config.console_size);
+    // Without a terminal it says nothing.
+    let size = request.console_size.filter(|_| request.tty && version.at_least(CONSOLE_SIZE));
     let size = size.map(|[height, width]| TerminalSize { width, height });
     let stdio = match api.engine.start_exec(&exec.id, request.detach, size).await {
         Ok(Some(stdio)) => stdio,

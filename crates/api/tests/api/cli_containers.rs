@@ -49,7 +49,9 @@ async fn exec_on_a_terminal_is_raw_and_resized() {
     ]);
     let done = host.run(command, b"hello\r").await;
     assert!(done.stdout.contains("on tty"), "{done:?}");
-    assert_eq!(host.engine.state().resized, Some(TerminalSize { width: 100, height: 40 }));
+    let size = TerminalSize { width: 100, height: 40 };
+    let state = host.engine.state();
+    assert_eq!((state.first_size, state.resized), (Some(size), Some(size)));
 }
 
 #[tokio::test]

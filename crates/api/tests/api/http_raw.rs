@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use malha_api::{BindError, bind_unix};
+use malha_api::{BindError, backend::TerminalSize, bind_unix};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -116,6 +116,28 @@ async fn without_an_upgrade_the_output_is_a_body() {
     assert!(answer.contains("application/vnd.docker.raw-stream") && answer.contains("hi\n"), "{answer}");
     let state = host.request(&format!("GET /exec/{id}/json"), "").await;
     assert!(state.contains("\"ExitCode\":0"), "{state}");
+}
+
+#[tokio::test]
+async fn the_first_size_of_a_terminal_counts_from_1_42_on() {
+    let host = Host::start().await;
+    let exec = r#"{"Cmd":["true"],"Tty":true,"AttachStdout":true,"ConsoleSize":[33,77]}"#;
+    let start = r#"{"Tty":true,"ConsoleSize":[33,77]}"#;
+    let container = r#"{"Image":"bench:1","HostConfig":{"ConsoleSize":[33,77]}}"#;
+    for (version, counts) in [("1.41", false), ("1.42", true)] {
+        host.request(&format!("POST /v{version}/containers/b4a6/exec"), exec).await;
+        let id = host.engine.state().execs.keys().next_back().unwrap().clone();
+        host.request(&format!("POST /v{version}/exec/{id}/start"), start).await;
+        host.request(&format!("POST /v{version}/containers/create"), container).await;
+        let state = host.engine.state();
+        assert_eq!(state.execs[&id].config.console_size, counts.then_some([33, 77]), "{version}");
+        assert_eq!(state.first_size, counts.then_some(TerminalSize { width: 77, height: 33 }), "{version}");
+        let created = state.created.last().unwrap();
+        assert_eq!(created.host_config.console_size, if counts { [33, 77] } else { [0, 0] }, "{version}");
+    }
+    let id = host.engine.state().execs.keys().next_back().unwrap().clone();
+    host.request(&format!("POST /v1.42/exec/{id}/start"), r#"{"ConsoleSize":[33,77]}"#).await;
+    assert_eq!(host.engine.state().first_size, None, "none without a terminal");
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ impl Runtime {
         Ok(id)
     }
 
-    /// Starts it; `None` where `detach`.
+    /// Starts it; `None` where `detach`. Without a `size` the terminal begins with the one that it was created with.
     pub async fn exec_start(&self, exec: &str, detach: bool, size: Option<ConsoleSize>) -> Result<Option<Attachment>> {
         let (container, exec) = self.inner.containers.find_exec(exec)?;
         if !container.state().status.is_running() {
@@ -145,7 +145,8 @@ impl Inner {
         detach: bool,
         size: Option<ConsoleSize>,
     ) -> Result<Option<Attachment>> {
-        let spec = exec_spec(container, &exec.options, self.scratch_dir()).await?;
+        let size = size.or(exec.options.console_size);
+        let spec = exec_spec(container, &exec.options, size, self.scratch_dir()).await?;
         let mut io = if detach { ExecIo::default() } else { exec_io(container, exec)? };
         let request = ExecProcessRequest {
             container_id: container.id.clone(),
@@ -175,9 +176,6 @@ impl Inner {
         exec.state.send_modify(|s| s.pid = pid);
         let command = exec.options.cmd.join(" ");
         self.emit(container, EventKind::ExecStart { exec_id: exec.id.clone(), command });
-        if let Some(size) = size.filter(|_| exec.options.tty) {
-            let _ = self.resize_pty(&container.id, &exec.id, size).await;
-        }
         let attachment = (!detach).then(|| self.exec_attachment(container, exec, &mut io));
         self.watch_exec(container, exec, io.dir);
         Ok(attachment)
@@ -249,7 +247,12 @@ impl Inner {
     }
 }
 
-async fn exec_spec(container: &Container, options: &ExecOptions, scratch: PathBuf) -> Result<serde_json::Value> {
+async fn exec_spec(
+    container: &Container,
+    options: &ExecOptions,
+    console_size: Option<ConsoleSize>,
+    scratch: PathBuf,
+) -> Result<serde_json::Value> {
     let record = container.record();
     let user = options.user.clone().filter(|u| !u.is_empty()).unwrap_or_else(|| record.process.user.clone());
     let groups = record.options.group_add.clone();
@@ -267,6 +270,7 @@ async fn exec_spec(container: &Container, options: &ExecOptions, scratch: PathBu
             env: merge_env(&env, &options.env),
             cwd: options.working_dir.as_deref().filter(|d| !d.is_empty()).unwrap_or(&record.process.working_dir),
             tty: options.tty,
+            console_size,
             privileged: options.privileged || record.options.privileged,
             identity: &identity,
         },

@@ -17,6 +17,8 @@ pub struct ExecOptions {
     pub attach_stdout: bool,
     pub attach_stderr: bool,
     pub privileged: bool,
+    /// What its terminal begins with, where the start does not say.
+    pub console_size: Option<ConsoleSize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub struct ExecInfo {
 }
 
 /// Characters of a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsoleSize {
     pub width: u16,
     pub height: u16,

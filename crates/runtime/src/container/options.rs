@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::exec_options::ConsoleSize;
+
 /// Everything a container is made from. Persisted with the container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -32,6 +34,8 @@ pub struct CreateOptions {
     /// Come on top of the image's.
     pub labels: BTreeMap<String, String>,
     pub tty: bool,
+    /// What its terminal begins with.
+    pub console_size: Option<ConsoleSize>,
     pub open_stdin: bool,
     /// The end of the first attached stdin closes the process's stdin.
     pub stdin_once: bool,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     capabilities,
+    exec_options::ConsoleSize,
     info::ContainerPaths,
     mounts::{process_env, spec_mounts},
     options::{CreateOptions, NetworkMode, Resources},
@@ -33,6 +34,7 @@ pub(crate) fn build(input: &SpecInput<'_>) -> Result<Value> {
             env: process_env(&process.hostname, options.tty, &process.env),
             cwd: &process.working_dir,
             tty: options.tty,
+            console_size: options.console_size,
             privileged: options.privileged,
             identity: input.identity,
         })?,
@@ -49,6 +51,7 @@ pub(crate) struct ProcessInput<'a> {
     pub(crate) env: Vec<String>,
     pub(crate) cwd: &'a str,
     pub(crate) tty: bool,
+    pub(crate) console_size: Option<ConsoleSize>,
     pub(crate) privileged: bool,
     pub(crate) identity: &'a Identity,
 }
@@ -66,7 +69,7 @@ pub(crate) fn process_spec(options: &CreateOptions, input: &ProcessInput<'_>) ->
         let limit = |v: i64| u64::try_from(v).unwrap_or(u64::MAX);
         json!({"type": format!("RLIMIT_{}", u.name.to_ascii_uppercase()), "soft": limit(u.soft), "hard": limit(u.hard)})
     });
-    Ok(json!({
+    let mut process = json!({
         "terminal": input.tty,
         "user": {
             "uid": input.identity.uid,
@@ -81,7 +84,11 @@ pub(crate) fn process_spec(options: &CreateOptions, input: &ProcessInput<'_>) ->
         "noNewPrivileges": options.no_new_privileges,
         // Always said: it would be inherited from containerd, which is protected.
         "oomScoreAdj": options.oom_score_adj.unwrap_or(0),
-    }))
+    });
+    if let Some(size) = input.console_size.filter(|_| input.tty) {
+        process["consoleSize"] = json!({"height": size.height, "width": size.width});
+    }
+    Ok(process)
 }
 
 fn linux(input: &SpecInput<'_>) -> Result<Value> {
@@ -225,4 +232,28 @@ fn devices(privileged: bool) -> Value {
         rules.push(device("c", major, Some(minor)));
     }
     rules.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_begins_with_its_size() {
+        let identity = Identity::default();
+        let size = |tty| {
+            let input = ProcessInput {
+                args: &[],
+                env: Vec::new(),
+                cwd: "",
+                tty,
+                console_size: Some(ConsoleSize { width: 77, height: 33 }),
+                privileged: false,
+                identity: &identity,
+            };
+            process_spec(&CreateOptions::default(), &input).unwrap()["consoleSize"].clone()
+        };
+        assert_eq!(size(true), json!({"height": 33, "width": 77}));
+        assert_eq!(size(false), Value::Null, "what has no terminal has no size");
+    }
 }

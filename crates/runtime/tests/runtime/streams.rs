@@ -82,14 +82,20 @@ async fn exec_has_codes_streams_and_users() {
 async fn terminals_are_terminals() {
     with_node(|node| async move {
         let runtime = &node.runtime;
-        let options =
-            CreateOptions { tty: true, open_stdin: true, stdin_once: true, ..node.script("tty; stty size; sh") };
+        let options = CreateOptions {
+            tty: true,
+            console_size: Some(ConsoleSize { width: 81, height: 7 }),
+            open_stdin: true,
+            stdin_once: true,
+            ..node.script("tty; stty size; sh")
+        };
         let id = runtime.create(options).await.unwrap().id;
         let wanted = AttachOptions { stdin: true, stdout: true, stderr: true, stream: true, logs: false };
         let mut attached = runtime.attach(&id, wanted).await.unwrap();
         assert!(attached.tty);
         runtime.start(&id).await.unwrap();
-        read_until(&mut attached.output, "/dev/pts/0").await;
+        let seen = read_until(&mut attached.output, "7 81").await;
+        assert!(seen.contains("/dev/pts/0"), "{seen:?}");
         runtime.resize(&id, ConsoleSize { width: 123, height: 45 }).await.unwrap();
         let mut stdin = attached.stdin.unwrap();
         stdin.write(Bytes::from_static(b"stty size; echo $TERM\n")).await.unwrap();
@@ -118,7 +124,7 @@ async fn terminals_are_terminals() {
         let size = Some(ConsoleSize { width: 99, height: 33 });
         let on_terminal = runtime.exec_start(&exec, false, size).await.unwrap().unwrap();
         let (out, _) = collect(on_terminal.output).await;
-        assert!(out.contains("/dev/pts/"), "{out}");
+        assert!(out.contains("/dev/pts/") && out.contains("33 99"), "{out}");
         assert_eq!(runtime.exec_wait(&exec).await.unwrap(), 9);
 
         stdin.write(Bytes::from_static(b"exit 6\n")).await.unwrap();

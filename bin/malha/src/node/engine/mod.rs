@@ -119,6 +119,11 @@ fn console(size: TerminalSize) -> ConsoleSize {
     ConsoleSize { width: size.width, height: size.height }
 }
 
+/// Docker has rows before columns.
+fn console_size([height, width]: [u16; 2]) -> ConsoleSize {
+    ConsoleSize { width, height }
+}
+
 #[async_trait]
 impl Engine for LocalEngine {
     async fn host_info(&self) -> ApiResult<HostInfo> {
@@ -269,6 +274,7 @@ impl Engine for LocalEngine {
             attach_stdout: config.attach_stdout,
             attach_stderr: config.attach_stderr,
             privileged: config.privileged,
+            console_size: config.console_size.map(console_size),
         };
         Ok(self.runtime.exec_create(container, options).await?)
     }
@@ -289,6 +295,7 @@ impl Engine for LocalEngine {
                 env: o.env,
                 working_dir: o.working_dir.unwrap_or_default(),
                 cmd: o.cmd,
+                console_size: o.console_size.map(|s| [s.height, s.width]),
                 ..ExecConfig::default()
             },
             running: info.running,

@@ -20,7 +20,7 @@ use malha_runtime::{ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit
 use serde_json::Value;
 use tracing::warn;
 
-use super::{LocalEngine, mounts, record::Record};
+use super::{LocalEngine, console_size, mounts, record::Record};
 use crate::node::network::{WireError, WireRequest, Wired, endpoint_id};
 
 fn invalid(text: impl Into<String>) -> ApiError {
@@ -281,6 +281,7 @@ fn create_options(request: &CreateContainer, name: Option<String>, network: Netw
         domainname: text(&config.domainname),
         labels: config.labels.clone(),
         tty: config.tty,
+        console_size: Some(host.console_size).filter(|s| *s != [0, 0]).map(console_size),
         open_stdin: config.open_stdin,
         stdin_once: config.stdin_once,
         mounts: all,

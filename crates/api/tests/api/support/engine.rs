@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) running: bool,
     pub(crate) loaded: usize,
     pub(crate) resized: Option<TerminalSize>,
+    /// That an exec was started with.
+    pub(crate) first_size: Option<TerminalSize>,
     pub(crate) connected: Vec<(String, ConnectNetwork)>,
 }
 
@@ -257,8 +259,9 @@ impl Engine for FakeEngine {
         self.state().execs.get(id).cloned().map_or_else(|| none("exec instance", id), Ok)
     }
 
-    async fn start_exec(&self, id: &str, detach: bool, _: Option<TerminalSize>) -> ApiResult<Option<Stdio>> {
+    async fn start_exec(&self, id: &str, detach: bool, size: Option<TerminalSize>) -> ApiResult<Option<Stdio>> {
         let exec = self.exec(id).await?;
+        self.state().first_size = size;
         if detach {
             return Ok(None);
         }
