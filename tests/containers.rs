@@ -79,6 +79,8 @@ fn lifecycle(c: &Cluster) {
     assert!(rc == 127 && said.contains("executable file not found"), "{rc} {said}");
     assert_eq!(c.d("node2", "ps -aq"), "", "what was to remove itself did, also where it did not start");
     assert!(c.d("node2", "run --rm --network host alpine ip -4 addr").contains(&c.addr("node2")));
+    let named = |flags: &str| c.d("node2", &format!("run --rm --network host {flags} alpine hostname"));
+    assert_eq!((named("").trim(), named("--hostname own").trim()), ("node2", "own"));
     assert!(!c.d("node2", "run --rm --network none alpine ip addr").contains("eth0"));
 }
 

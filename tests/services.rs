@@ -329,6 +329,7 @@ fn networks(c: &Cluster) {
     let task = c.wait_running("onhost", 1).remove(0);
     assert!(c.sh(&task, "ip -4 addr").contains(&c.addr("node2")));
     assert_eq!(task.info["HostConfig"]["NetworkMode"], "host");
+    assert_eq!((&task.info["Config"]["Hostname"], c.sh(&task, "hostname").trim()), (&json!("node2"), "node2"));
     c.no("node1", "service create -d --network host --network back alpine", "cannot be connected to any other network");
     c.d("node1", &format!("{CREATE} --name onbridge --network bridge {on} {sleep}"));
     let task = c.wait_running("onbridge", 1).remove(0);

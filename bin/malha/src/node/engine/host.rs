@@ -1,7 +1,8 @@
-//! Facts about this machine, for `docker info` and node descriptions.
+//! Facts about this machine, for `docker info`, node descriptions and the containers on its own network.
 
 use malha_api::backend::{EngineVersion, HostInfo, RegistrySettings};
 use malha_model::{EngineDescription, NodeDescription, NodeResources, Platform, PluginDescription};
+use malha_runtime::{CreateOptions, NetworkMode};
 
 use crate::config::Config;
 
@@ -68,6 +69,13 @@ pub(crate) fn description(config: &Config) -> NodeDescription {
             ],
         },
         ..NodeDescription::default()
+    }
+}
+
+/// A container on the node's own network has the node's name too, unless it was given another.
+pub(crate) fn lend_name(config: &Config, options: &mut CreateOptions) {
+    if options.network == NetworkMode::Host && options.hostname.is_none() {
+        options.hostname = Some(config.hostname.clone());
     }
 }
 

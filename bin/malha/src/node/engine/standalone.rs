@@ -20,7 +20,7 @@ use malha_runtime::{ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit
 use serde_json::Value;
 use tracing::warn;
 
-use super::{LocalEngine, console_size, mounts, record::Record};
+use super::{LocalEngine, console_size, host, mounts, record::Record};
 use crate::node::network::{WireError, WireRequest, Wired, endpoint_id};
 
 fn invalid(text: impl Into<String>) -> ApiError {
@@ -36,7 +36,8 @@ impl LocalEngine {
             "host" => NetworkMode::Host,
             _ => NetworkMode::None,
         };
-        let options = create_options(&request, name, mode)?;
+        let mut options = create_options(&request, name, mode)?;
+        host::lend_name(&self.config, &mut options);
         let created = self.runtime.create(options).await?;
         Ok(CreatedContainer { id: created.id, warnings: Vec::new() })
     }

@@ -76,6 +76,7 @@ impl NodeExecutor {
         };
         let mut options = options::create_options(task, spec, &self.node, values, &record).map_err(failed)?;
         options.network = wired.mode;
+        host::lend_name(&self.config, &mut options);
         options.files = wired.files;
         let created = self.runtime.create(options).await.map_err(failed)?;
         // The short id is a host name by default: the hosts file can name it only now.
