@@ -145,6 +145,9 @@ fn listed_and_inspected(c: &Cluster) {
     c.d("node2", "rm writer");
     c.d("node2", "rename one uno");
     c.no("node2", "inspect one", "No such object: one");
+    c.d("node2", "stop -t 1 uno");
+    assert_eq!(c.d("node2", "inspect --format {{.NetworkSettings.Ports|json}} uno").trim(), "{}", "bound no more");
+    assert_eq!(c.d("node2", "ps -a --format {{.Names}}/{{.Ports}} --filter publish=8099").trim(), "uno/");
     c.d("node2", "rm -f uno two");
     c.no("node2", "ps --filter foo=bar", "invalid filter 'foo'");
     c.no("node2", "ps --filter status=foo", "invalid filter 'status=foo'");
@@ -291,6 +294,26 @@ fn attached_to_a_swarm_network(c: &Cluster) {
         });
     }
     assert!(c.in_task(&task, &["ping", "-c1", "-w5", "solo"]).status.success());
+    // Stopped, it has no address to show, and is on the network again when it starts.
+    let endpoint = || -> Value {
+        let shown = c.d("node2", "inspect --format {{.NetworkSettings.Networks.att|json}} solo");
+        serde_json::from_str(&shown).unwrap()
+    };
+    let wired = endpoint();
+    c.d("node2", "stop -t 1 solo");
+    let stopped = endpoint();
+    for key in ["IPAddress", "MacAddress", "EndpointID"] {
+        assert!(wired[key] != "" && stopped[key] == "", "{key}: {wired} {stopped}");
+    }
+    assert_eq!(
+        (&stopped["IPPrefixLen"], &stopped["IPAMConfig"]["IPv4Address"]),
+        (&json!(0), &Value::Null),
+        "{stopped}"
+    );
+    assert_eq!(stopped["NetworkID"], wired["NetworkID"]);
+    assert_eq!(c.d("node2", "inspect --format {{.NetworkSettings.SandboxKey}} solo").trim(), "");
+    c.d("node2", "start solo");
+    assert!(endpoint()["IPAddress"].as_str().is_some_and(|a| a.starts_with("10.0.")), "{}", endpoint());
     assert!(c.d("node2", "ps --filter network=att --format {{.Names}}").contains("solo"));
     // without a leader the container goes all the same, and its address is given back as soon as there is one
     c.dev(&["kill", "node1"]);

@@ -30,7 +30,7 @@ pub use self::{
     },
     network::{
         ConnectNetwork, CreateNetwork, DisconnectNetwork, EndpointIpam, EndpointSettings, LocalEndpoint, LocalNetwork,
-        NetworkingConfig, PeerInfo,
+        NetworkingConfig, PeerInfo, is_user_defined,
     },
     system::{EngineVersion, Event, EventStream, HostInfo, RegistrySettings},
     volume::{CreateVolume, Volume},

@@ -190,6 +190,7 @@ pub struct Container {
     pub restart_count: u64,
     /// By network name.
     pub networks: BTreeMap<String, EndpointSettings>,
+    /// Those that are exposed or published; bound while it runs.
     pub ports: Vec<PortSummary>,
     pub mounts: Vec<MountPoint>,
     /// `/var/run/docker/netns/…`; empty while not running.

@@ -109,6 +109,11 @@ pub struct EndpointSettings {
     pub dns_names: Option<Vec<String>>,
 }
 
+/// False of the networks that every machine has.
+pub fn is_user_defined(network: &str) -> bool {
+    !matches!(network, "" | "default" | "bridge" | "host" | "none")
+}
+
 /// Addresses that the user chose.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointIpam {

@@ -6,7 +6,9 @@ use malha_model::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::duration::human;
-use crate::backend::{Container, ContainerSize, ContainerState, ContainerStatus, EndpointSettings, PortBinding};
+use crate::backend::{
+    Container, ContainerSize, ContainerState, ContainerStatus, EndpointSettings, PortBinding, PortSummary,
+};
 
 /// What the process was started as: entrypoint, then command.
 fn command(c: &Container) -> Vec<&str> {
@@ -32,7 +34,7 @@ pub(crate) fn summary(c: &Container, now: Timestamp, size: Option<ContainerSize>
         "ImageID": c.image_id,
         "Command": line,
         "Created": c.created.unix(),
-        "Ports": c.ports,
+        "Ports": bound(c),
     });
     if let Some(size) = size {
         value["SizeRw"] = json!(size.rw);
@@ -162,10 +164,18 @@ fn network_settings(c: &Container) -> Value {
     value
 }
 
+/// Without a process there is nobody behind a port.
+fn bound(c: &Container) -> &[PortSummary] {
+    match c.state.status {
+        ContainerStatus::Running | ContainerStatus::Paused => &c.ports,
+        _ => &[],
+    }
+}
+
 /// `80/tcp` → bindings, or null for a port that is only exposed.
 fn ports(c: &Container) -> Value {
     let mut map: BTreeMap<String, Option<Vec<PortBinding>>> = BTreeMap::new();
-    for p in &c.ports {
+    for p in bound(c) {
         let slot = map.entry(format!("{}/{}", p.private_port, p.protocol)).or_default();
         if let Some(public) = p.public_port {
             let binding = PortBinding { host_ip: p.ip.clone(), host_port: public.to_string() };
@@ -178,7 +188,7 @@ fn ports(c: &Container) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{ContainerConfig, Health, PortSummary};
+    use crate::backend::{ContainerConfig, Health};
 
     #[test]
     fn status_reads_like_dockers() {
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_inspect_has_dockers_keys_and_port_map() {
-        let c = Container {
+        let mut c = Container {
             id: "a".repeat(64),
             name: "web".into(),
             config: ContainerConfig { cmd: Some(vec!["sleep".into(), "1 2".into()]), ..ContainerConfig::default() },
@@ -207,12 +217,17 @@ mod tests {
             ],
             ..Container::default()
         };
+        c.state.status = ContainerStatus::Running;
         let v = inspect(&c, "overlayfs", None);
         assert_eq!(v["NetworkSettings"]["Ports"]["80/tcp"], json!([{"HostIp": "0.0.0.0", "HostPort": "8080"}]));
         assert_eq!(v["NetworkSettings"]["Ports"]["53/udp"], Value::Null);
         assert_eq!((v["Path"].as_str(), v["Name"].as_str()), (Some("sleep"), Some("/web")));
-        assert_eq!(v["State"]["Status"], "created");
+        assert_eq!(v["State"]["Status"], "running");
         assert_eq!(v["HostConfig"]["ConsoleSize"], json!([0, 0]), "shown always");
         assert_eq!(summary(&c, Timestamp::ZERO, None)["Command"], "sleep '1 2'");
+        assert_eq!(summary(&c, Timestamp::ZERO, None)["Ports"][0]["PublicPort"], 8080);
+        c.state.status = ContainerStatus::Exited;
+        assert_eq!(inspect(&c, "overlayfs", None)["NetworkSettings"]["Ports"], json!({}), "bound no more");
+        assert_eq!(summary(&c, Timestamp::ZERO, None)["Ports"], json!([]));
     }
 }

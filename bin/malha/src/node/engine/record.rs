@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use malha_api::backend::{
-    Container, ContainerConfig, ContainerState, ContainerStatus, EndpointSettings, HostConfig, MountPoint,
-    NetworkingConfig, PortSummary,
+    Container, ContainerConfig, ContainerState, ContainerStatus, EndpointIpam, EndpointSettings, HostConfig,
+    MountPoint, NetworkingConfig, PortSummary, is_user_defined,
 };
 use malha_model::{PortConfig, TaskId};
 use malha_runtime::ContainerInfo;
@@ -42,6 +42,25 @@ impl Record {
 
     pub(crate) fn to_value(&self) -> serde_json::Value {
         serde_json::to_value(self).unwrap_or_default()
+    }
+
+    /// The swarm networks that were asked for, by the name or id the user gave.
+    pub(super) fn wanted_networks(&self) -> BTreeMap<String, EndpointSettings> {
+        let asked = self.wanted.endpoints_config.iter().filter(|(name, _)| is_user_defined(name));
+        let mut wanted: BTreeMap<String, EndpointSettings> =
+            asked.map(|(name, settings)| (name.clone(), settings.clone().unwrap_or_default())).collect();
+        let mode = self.host_config.network_mode.as_str();
+        if is_user_defined(mode) {
+            wanted.entry(mode.to_owned()).or_default();
+        }
+        wanted
+    }
+
+    /// What the user asked of a network that may have been called by its id, or the beginning of it.
+    fn asked(&self, network: &str, id: &str) -> Option<&EndpointSettings> {
+        let all = &self.wanted.endpoints_config;
+        let by_id = || all.iter().find(|(key, _)| is_user_defined(key) && id.starts_with(key.as_str())).map(|(_, s)| s);
+        all.get(network).or_else(by_id)?.as_ref()
     }
 }
 
@@ -91,7 +110,7 @@ pub(crate) fn to_api(info: &ContainerInfo) -> Container {
         state: state(info),
         restart_count: u64::from(record.restarts),
         ports: ports(&exposed, &record.ports),
-        networks: record.networks,
+        networks: networks(info, &record),
         mounts: info.mounts.iter().map(mount_point).collect(),
         sandbox_key: if info.state.status.is_running() { record.sandbox_key } else { String::new() },
         log_path: info.paths.log.display().to_string(),
@@ -99,6 +118,57 @@ pub(crate) fn to_api(info: &ContainerInfo) -> Container {
         hostname_path: info.paths.hostname.display().to_string(),
         hosts_path: info.paths.hosts.display().to_string(),
         exec_ids: Vec::new(),
+    }
+}
+
+/// Its networks as they are. What a container without a process had there may be another's by now.
+fn networks(info: &ContainerInfo, record: &Record) -> BTreeMap<String, EndpointSettings> {
+    if record.networks.is_empty() {
+        return unwired(record);
+    }
+    let shown = record.networks.iter().map(|(name, wired)| {
+        let asked = record.asked(name, &wired.network_id);
+        let endpoint = if info.state.status.is_running() {
+            wired.clone()
+        } else if record.task.is_some() {
+            released(wired, wired.ipam_config.clone())
+        } else {
+            released(wired, asked.and_then(|a| a.ipam_config.clone()))
+        };
+        (name.clone(), endpoint)
+    });
+    shown.collect()
+}
+
+/// Before its first start, and on the node's own network or none, it is where its user wants it.
+fn unwired(record: &Record) -> BTreeMap<String, EndpointSettings> {
+    let mut networks = record.wanted_networks();
+    for endpoint in networks.values_mut() {
+        *endpoint = released(endpoint, endpoint.ipam_config.clone());
+    }
+    if networks.is_empty() {
+        let own = match record.host_config.network_mode.as_str() {
+            "" | "default" => "bridge",
+            mode => mode,
+        };
+        networks.insert(own.to_owned(), EndpointSettings::default());
+    }
+    networks
+}
+
+/// Without what an endpoint has only while it stands.
+fn released(endpoint: &EndpointSettings, ipam_config: Option<EndpointIpam>) -> EndpointSettings {
+    EndpointSettings {
+        ipam_config,
+        endpoint_id: String::new(),
+        gateway: String::new(),
+        ip_address: String::new(),
+        ip_prefix_len: 0,
+        ipv6_gateway: String::new(),
+        global_ipv6_address: String::new(),
+        global_ipv6_prefix_len: 0,
+        mac_address: String::new(),
+        ..endpoint.clone()
     }
 }
 
@@ -157,5 +227,87 @@ fn mount_point(m: &malha_runtime::MountPoint) -> MountPoint {
         mode: String::new(),
         rw: !m.read_only,
         propagation: m.propagation.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, sync::Arc};
+
+    use malha_runtime::{ContainerPaths, ContainerState as State, ContainerStatus as Status, CreateOptions, Process};
+    use serde_json::json;
+
+    use super::*;
+
+    fn container(status: Status, record: &Record) -> ContainerInfo {
+        ContainerInfo {
+            id: "0123456789abcdef".repeat(4),
+            name: "solo".into(),
+            created: malha_model::Timestamp::ZERO,
+            image_id: String::new(),
+            options: Arc::new(CreateOptions { caller_data: record.to_value(), ..CreateOptions::default() }),
+            process: Arc::new(Process { hostname: "0123456789ab".into(), ..Process::default() }),
+            state: State { status, ..State::default() },
+            mounts: Arc::default(),
+            paths: ContainerPaths {
+                dir: PathBuf::new(),
+                log: PathBuf::new(),
+                hosts: PathBuf::new(),
+                hostname: PathBuf::new(),
+                resolv_conf: PathBuf::new(),
+                cgroup: PathBuf::new(),
+            },
+            driver: String::new(),
+        }
+    }
+
+    /// Asked for by the beginning of its id, and wired.
+    fn attached(asked: serde_json::Value) -> Record {
+        let wired: EndpointSettings = serde_json::from_value(json!({
+            "IPAMConfig": {"IPv4Address": "10.0.1.7"}, "NetworkID": "n3tw0rk", "EndpointID": "e", "Gateway": "g",
+            "IPAddress": "10.0.1.7", "IPPrefixLen": 24, "MacAddress": "02:42:0a:00:01:07",
+        }))
+        .unwrap();
+        Record {
+            wanted: serde_json::from_value(json!({"EndpointsConfig": {"n3t": asked}})).unwrap(),
+            networks: [("net".to_owned(), wired)].into(),
+            sandbox_key: "/run/x".into(),
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn what_stopped_shows_no_addresses_and_keeps_them_for_itself() {
+        let record = attached(json!({}));
+        let running = to_api(&container(Status::Running, &record)).networks["net"].clone();
+        assert_eq!((running.ip_address.as_str(), running.ip_prefix_len), ("10.0.1.7", 24));
+        let info = container(Status::Exited, &record);
+        let shown = to_api(&info);
+        let bare = EndpointSettings { network_id: "n3tw0rk".into(), ..EndpointSettings::default() };
+        assert_eq!(EndpointSettings { dns_names: None, ..shown.networks["net"].clone() }, bare);
+        assert_eq!(shown.sandbox_key, "");
+        assert_eq!(Record::of(&info).networks["net"].ip_address, "10.0.1.7");
+        // An address that its user chose is one that it will have again.
+        let chosen = attached(json!({"IPAMConfig": {"IPv4Address": "10.0.1.7"}}));
+        let shown = to_api(&container(Status::Exited, &chosen)).networks["net"].clone();
+        assert_eq!(shown.ipam_config.unwrap().ipv4_address, "10.0.1.7");
+    }
+
+    #[test]
+    fn what_was_never_wired_is_where_its_user_wants_it() {
+        let on = |mode: &str, endpoints: serde_json::Value| {
+            let record = Record {
+                host_config: HostConfig { network_mode: mode.into(), ..HostConfig::default() },
+                wanted: serde_json::from_value(json!({ "EndpointsConfig": endpoints })).unwrap(),
+                ..Record::default()
+            };
+            to_api(&container(Status::Created, &record)).networks
+        };
+        assert_eq!(on("default", json!({})).keys().collect::<Vec<_>>(), ["bridge"]);
+        assert_eq!(on("host", json!({"host": null})).keys().collect::<Vec<_>>(), ["host"]);
+        // Clients that copy a container say all that they read of it.
+        let copied = on("net", json!({"net": {"Aliases": ["a"], "IPAddress": "10.0.1.7", "EndpointID": "e"}}));
+        let bare = EndpointSettings { aliases: Some(vec!["a".into()]), ..EndpointSettings::default() };
+        assert_eq!(copied, BTreeMap::from([("net".to_owned(), bare)]));
     }
 }

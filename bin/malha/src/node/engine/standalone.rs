@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use malha_api::backend::{CreateContainer, CreatedContainer, EndpointSettings, HostConfig};
+use malha_api::backend::{CreateContainer, CreatedContainer, EndpointSettings, HostConfig, is_user_defined};
 use malha_dataplane::{GWBRIDGE, NetError};
 use malha_model::{
     ApiError, ApiResult, Code, ControlRequest, ControlResponse, DnsConfig, NetworkAttachment, PortConfig, PublishMode,
@@ -70,7 +70,7 @@ impl LocalEngine {
         record: &Record,
     ) -> ApiResult<BTreeMap<String, (TaskId, NetworkAttachment)>> {
         let mut attached = BTreeMap::new();
-        for (name, settings) in wanted_networks(record) {
+        for (name, settings) in record.wanted_networks() {
             let request = ControlRequest::NetworkAttach {
                 node: self.swarm.node_id().await.unwrap_or_default(),
                 network: name.clone(),
@@ -348,13 +348,10 @@ fn host_ports(host: &HostConfig) -> ApiResult<Vec<PortConfig>> {
     Ok(ports)
 }
 
-/// Networks that are not the user's.
-const OWN_NETWORKS: [&str; 5] = ["", "default", "bridge", "none", "host"];
-
 /// Docker gives addresses and aliases on networks of the user's only.
 fn check_default_networks(request: &CreateContainer) -> ApiResult<()> {
     for (network, settings) in &request.networking_config.endpoints_config {
-        let Some(settings) = settings.as_ref().filter(|_| OWN_NETWORKS.contains(&network.as_str())) else { continue };
+        let Some(settings) = settings.as_ref().filter(|_| !is_user_defined(network)) else { continue };
         let why = if !wanted_addresses(settings)?.is_empty() {
             "user specified IP address is supported on user defined networks only"
         } else if settings.aliases.as_ref().is_some_and(|a| !a.is_empty()) {
@@ -365,22 +362,6 @@ fn check_default_networks(request: &CreateContainer) -> ApiResult<()> {
         return Err(invalid(format!("invalid config for network {network}: invalid endpoint settings:\n{why}")));
     }
     Ok(())
-}
-
-/// The swarm networks that were asked for, by the name or id the user gave.
-fn wanted_networks(record: &Record) -> BTreeMap<String, EndpointSettings> {
-    let mut wanted: BTreeMap<String, EndpointSettings> = record
-        .wanted
-        .endpoints_config
-        .iter()
-        .filter(|(name, _)| !OWN_NETWORKS.contains(&name.as_str()))
-        .map(|(name, settings)| (name.clone(), settings.clone().unwrap_or_default()))
-        .collect();
-    let mode = record.host_config.network_mode.as_str();
-    if !OWN_NETWORKS.contains(&mode) {
-        wanted.entry(mode.to_owned()).or_default();
-    }
-    wanted
 }
 
 fn wanted_addresses(settings: &EndpointSettings) -> ApiResult<Vec<IpNet>> {
