@@ -280,7 +280,7 @@ fn attached_to_a_swarm_network(c: &Cluster) {
     c.d("node1", "network create -d overlay --attachable att");
     c.d("node1", "service create -d -q --no-resolve-image --name svc --network att --constraint node.hostname==node1 alpine sleep 1d");
     let task = c.wait_running("svc", 1).remove(0);
-    c.d("node2", "run -d --name solo --network att --network-alias other alpine sleep 1d");
+    c.d("node2", "run -d --name solo --network att --network-alias other --hostname lone alpine sleep 1d");
     let out = c.try_exec("node2", &["docker", "exec", "solo", "ping", "-c1", "-w5", "svc"]);
     assert!(
         out.status.success(),
@@ -288,7 +288,7 @@ fn attached_to_a_swarm_network(c: &Cluster) {
         text(&out.stdout)
     );
     let addr = c.d("node2", "inspect --format {{.NetworkSettings.Networks.att.IPAddress}} solo").trim().to_owned();
-    for name in ["solo", "other"] {
+    for name in ["solo", "other", "lone"] {
         until(Duration::from_secs(5), name, || {
             (resolved(&c.in_task(&task, &["nslookup", name])) == [addr.clone()]).then_some(())
         });
@@ -300,6 +300,10 @@ fn attached_to_a_swarm_network(c: &Cluster) {
         serde_json::from_str(&shown).unwrap()
     };
     let wired = endpoint();
+    let short = c.d("node2", "ps -q --filter name=solo").trim().to_owned();
+    assert_eq!((&wired["Aliases"], &wired["DNSNames"]), (&json!(["other"]), &json!(["solo", "other", short, "lone"])));
+    let of_task = &task.info["NetworkSettings"]["Networks"]["att"];
+    assert_eq!((&of_task["Aliases"], &of_task["DNSNames"]), (&Value::Null, &json!([task.name, task.container[..12]])));
     c.d("node2", "stop -t 1 solo");
     let stopped = endpoint();
     for key in ["IPAddress", "MacAddress", "EndpointID"] {

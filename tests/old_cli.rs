@@ -108,6 +108,8 @@ fn core_commands(c: &Cluster, docker: &str) {
     old("node2", "run -d --name cc --network net alpine sleep 1d");
     assert!(old("node2", "exec cc hostname").trim().len() == 12);
     assert!(old("node2", "ps").contains("sleep 1d"));
+    let aliases = old("node2", "inspect --format {{.NetworkSettings.Networks.net.Aliases|json}} cc");
+    assert_eq!(aliases.trim(), format!("[{:?}]", old("node2", "ps -q --filter name=cc").trim()), "as before 1.45");
     assert!(old("node2", "inspect cc").contains("\"Running\": true"));
     assert_eq!(old("node2", "run --rm alpine echo hi").trim(), "hi");
     old("node2", "rm -f cc");

@@ -109,7 +109,7 @@ pub struct EndpointSettings {
     pub dns_names: Option<Vec<String>>,
 }
 
-/// False of the networks that every machine has.
+/// False of the networks that every machine has: those know no names.
 pub fn is_user_defined(network: &str) -> bool {
     !matches!(network, "" | "default" | "bridge" | "host" | "none")
 }

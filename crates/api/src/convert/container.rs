@@ -6,8 +6,12 @@ use malha_model::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::duration::human;
-use crate::backend::{
-    Container, ContainerSize, ContainerState, ContainerStatus, EndpointSettings, PortBinding, PortSummary,
+use crate::{
+    backend::{
+        Container, ContainerSize, ContainerState, ContainerStatus, EndpointSettings, PortBinding, PortSummary,
+        is_user_defined,
+    },
+    http::version::ApiVersion,
 };
 
 /// What the process was started as: entrypoint, then command.
@@ -45,7 +49,7 @@ pub(crate) fn summary(c: &Container, now: Timestamp, size: Option<ContainerSize>
         "State": c.state.status,
         "Status": status_text(&c.state, now),
         "HostConfig": { "NetworkMode": c.host_config.network_mode },
-        "NetworkSettings": { "Networks": c.networks },
+        "NetworkSettings": { "Networks": without_names(c) },
         "Mounts": c.mounts,
     });
     if let (Value::Object(map), Value::Object(rest)) = (&mut value, rest) {
@@ -75,7 +79,7 @@ pub(crate) fn status_text(s: &ContainerState, now: Timestamp) -> String {
 }
 
 /// `GET /containers/{id}/json`.
-pub(crate) fn inspect(c: &Container, storage_driver: &str, size: Option<ContainerSize>) -> Value {
+pub(crate) fn inspect(c: &Container, storage_driver: &str, size: Option<ContainerSize>, version: ApiVersion) -> Value {
     let argv = command(c);
     let (path, args) = argv.split_first().map_or(("", &[][..]), |(p, a)| (*p, a));
     let execs = if c.exec_ids.is_empty() { Value::Null } else { json!(c.exec_ids) };
@@ -102,7 +106,7 @@ pub(crate) fn inspect(c: &Container, storage_driver: &str, size: Option<Containe
         "GraphDriver": { "Data": null, "Name": storage_driver },
         "Mounts": c.mounts,
         "Config": c.config,
-        "NetworkSettings": network_settings(c),
+        "NetworkSettings": network_settings(c, version),
     });
     if let Some(size) = size {
         value["SizeRw"] = json!(size.rw);
@@ -132,7 +136,36 @@ fn state(s: &ContainerState) -> Value {
     value
 }
 
-fn network_settings(c: &Container) -> Value {
+/// A list tells where containers are, not what they are called there.
+fn without_names(c: &Container) -> BTreeMap<&str, EndpointSettings> {
+    let bare = |e: &EndpointSettings| EndpointSettings {
+        links: None,
+        aliases: None,
+        driver_opts: None,
+        dns_names: None,
+        ..e.clone()
+    };
+    c.networks.iter().map(|(name, e)| (name.as_str(), bare(e))).collect()
+}
+
+/// Before 1.45 the names that Docker itself gives stood among the user's aliases.
+fn networks(c: &Container, version: ApiVersion) -> BTreeMap<String, EndpointSettings> {
+    let mut networks = c.networks.clone();
+    if version.at_least(45) {
+        return networks;
+    }
+    for (_, endpoint) in networks.iter_mut().filter(|(name, _)| is_user_defined(name)) {
+        let aliases = endpoint.aliases.get_or_insert_default();
+        for name in [c.id.get(..12).unwrap_or(&c.id), c.config.hostname.as_str()] {
+            if !name.is_empty() && !aliases.iter().any(|a| a == name) {
+                aliases.push(name.to_owned());
+            }
+        }
+    }
+    networks
+}
+
+fn network_settings(c: &Container, version: ApiVersion) -> Value {
     let sandbox = c.sandbox_key.rsplit('/').next().unwrap_or_default();
     let mut value = json!({
         "Bridge": "",
@@ -157,7 +190,7 @@ fn network_settings(c: &Container) -> Value {
         ("IPPrefixLen", json!(bridge.ip_prefix_len)),
         ("IPv6Gateway", json!(bridge.ipv6_gateway)),
         ("MacAddress", json!(bridge.mac_address)),
-        ("Networks", json!(c.networks)),
+        ("Networks", json!(networks(c, version))),
     ] {
         value[key] = v;
     }
@@ -188,7 +221,10 @@ fn ports(c: &Container) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{ContainerConfig, Health};
+    use crate::{
+        backend::{ContainerConfig, Health},
+        http::version::MAX_API_VERSION,
+    };
 
     #[test]
     fn status_reads_like_dockers() {
@@ -218,7 +254,7 @@ mod tests {
             ..Container::default()
         };
         c.state.status = ContainerStatus::Running;
-        let v = inspect(&c, "overlayfs", None);
+        let v = inspect(&c, "overlayfs", None, MAX_API_VERSION);
         assert_eq!(v["NetworkSettings"]["Ports"]["80/tcp"], json!([{"HostIp": "0.0.0.0", "HostPort": "8080"}]));
         assert_eq!(v["NetworkSettings"]["Ports"]["53/udp"], Value::Null);
         assert_eq!((v["Path"].as_str(), v["Name"].as_str()), (Some("sleep"), Some("/web")));
@@ -227,7 +263,30 @@ mod tests {
         assert_eq!(summary(&c, Timestamp::ZERO, None)["Command"], "sleep '1 2'");
         assert_eq!(summary(&c, Timestamp::ZERO, None)["Ports"][0]["PublicPort"], 8080);
         c.state.status = ContainerStatus::Exited;
-        assert_eq!(inspect(&c, "overlayfs", None)["NetworkSettings"]["Ports"], json!({}), "bound no more");
+        let v = inspect(&c, "overlayfs", None, MAX_API_VERSION);
+        assert_eq!(v["NetworkSettings"]["Ports"], json!({}), "bound no more");
         assert_eq!(summary(&c, Timestamp::ZERO, None)["Ports"], json!([]));
+    }
+
+    #[test]
+    fn older_clients_find_all_names_among_the_aliases() {
+        let named = EndpointSettings {
+            aliases: Some(vec!["db".into()]),
+            dns_names: Some(vec!["web".into(), "db".into()]),
+            ..EndpointSettings::default()
+        };
+        let mut c = Container { id: "a".repeat(64), ..Container::default() };
+        c.config.hostname = "own".into();
+        c.networks = [("net".to_owned(), named), ("bridge".to_owned(), EndpointSettings::default())].into();
+        let shown = |minor| {
+            let v = inspect(&c, "overlayfs", None, ApiVersion::new(1, minor));
+            v["NetworkSettings"]["Networks"].clone()
+        };
+        assert_eq!(shown(45)["net"]["Aliases"], json!(["db"]));
+        assert_eq!(shown(45)["net"]["DNSNames"], json!(["web", "db"]));
+        assert_eq!(shown(44)["net"]["Aliases"], json!(["db", "aaaaaaaaaaaa", "own"]));
+        assert_eq!(shown(44)["bridge"]["Aliases"], Value::Null);
+        let listed = summary(&c, Timestamp::ZERO, None);
+        assert_eq!(listed["NetworkSettings"]["Networks"]["net"]["Aliases"], Value::Null);
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         filters::Filters,
         query::{Query, bad},
         reply::{Reply, changed, empty, no_content, ok},
+        version::ApiVersion,
     },
     state::{Api, Shared},
 };
@@ -69,11 +70,11 @@ async fn list(State(api): Shared, query: Query) -> Reply {
     ok(&rows)
 }
 
-async fn inspect(State(api): Shared, Path(id): Path<String>, query: Query) -> Reply {
+async fn inspect(State(api): Shared, Path(id): Path<String>, query: Query, version: ApiVersion) -> Reply {
     let container = api.engine.container(&id).await?;
     let size = size_of(&api, &query, &container.id).await?;
     let host = api.engine.host_info().await?;
-    ok(&convert::container::inspect(&container, &host.storage_driver, size))
+    ok(&convert::container::inspect(&container, &host.storage_driver, size, version))
 }
 
 /// `?size=1`: what takes time is done only for who asks.

@@ -135,9 +135,26 @@ fn networks(info: &ContainerInfo, record: &Record) -> BTreeMap<String, EndpointS
         } else {
             released(wired, asked.and_then(|a| a.ipam_config.clone()))
         };
-        (name.clone(), endpoint)
+        let aliases = asked.and_then(|a| a.aliases.clone());
+        let known = || dns_names(info, record, aliases.as_deref().unwrap_or_default());
+        let dns_names = is_user_defined(name).then(known);
+        (name.clone(), EndpointSettings { aliases, dns_names, ..endpoint })
     });
     shown.collect()
+}
+
+/// What it is known by on a network, in Docker's order: the first is what its address leads back to.
+fn dns_names(info: &ContainerInfo, record: &Record, aliases: &[String]) -> Vec<String> {
+    // A task goes by its own name there, whatever its container is called.
+    let name = record.task.as_ref().and(info.options.name.as_ref()).unwrap_or(&info.name);
+    let user = [name].into_iter().chain(aliases).map(String::as_str);
+    let mut names: Vec<String> = Vec::new();
+    for name in user.chain([info.short_id(), info.process.hostname.as_str()]) {
+        if !name.is_empty() && !names.iter().any(|n| n == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
 }
 
 /// Before its first start, and on the node's own network or none, it is where its user wants it.
@@ -168,6 +185,7 @@ fn released(endpoint: &EndpointSettings, ipam_config: Option<EndpointIpam>) -> E
         global_ipv6_address: String::new(),
         global_ipv6_prefix_len: 0,
         mac_address: String::new(),
+        dns_names: None,
         ..endpoint.clone()
     }
 }
@@ -245,7 +263,11 @@ mod tests {
             name: "solo".into(),
             created: malha_model::Timestamp::ZERO,
             image_id: String::new(),
-            options: Arc::new(CreateOptions { caller_data: record.to_value(), ..CreateOptions::default() }),
+            options: Arc::new(CreateOptions {
+                name: Some("first".into()),
+                caller_data: record.to_value(),
+                ..CreateOptions::default()
+            }),
             process: Arc::new(Process { hostname: "0123456789ab".into(), ..Process::default() }),
             state: State { status, ..State::default() },
             mounts: Arc::default(),
@@ -291,6 +313,27 @@ mod tests {
         let chosen = attached(json!({"IPAMConfig": {"IPv4Address": "10.0.1.7"}}));
         let shown = to_api(&container(Status::Exited, &chosen)).networks["net"].clone();
         assert_eq!(shown.ipam_config.unwrap().ipv4_address, "10.0.1.7");
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_names_on_networks_of_the_user() {
+        let record = attached(json!({"Aliases": ["other", "solo"]}));
+        let mut info = container(Status::Running, &record);
+        let shown = |info: &ContainerInfo, network: &str| {
+            let endpoint = to_api(info).networks[network].clone();
+            (endpoint.aliases.unwrap_or_default().join(" "), endpoint.dns_names.unwrap_or_default().join(" "))
+        };
+        assert_eq!(shown(&info, "net"), ("other solo".into(), "solo other 0123456789ab".into()));
+        info.name = "renamed".into();
+        info.process = Arc::new(Process { hostname: "own".into(), ..Process::default() });
+        assert_eq!(shown(&info, "net").1, "renamed other solo 0123456789ab own");
+
+        let task = Record { task: Some("t".into()), wanted: NetworkingConfig::default(), ..record };
+        let of_task = container(Status::Running, &task);
+        assert_eq!(shown(&of_task, "net"), (String::new(), "first 0123456789ab".into()));
+        let networks = [("bridge".to_owned(), EndpointSettings::default())].into();
+        let on_bridge = to_api(&container(Status::Running, &Record { networks, ..Record::default() }));
+        assert_eq!(on_bridge.networks["bridge"], EndpointSettings::default(), "no names there");
     }
 
     #[test]

@@ -71,13 +71,15 @@ impl LocalEngine {
     ) -> ApiResult<BTreeMap<String, (TaskId, NetworkAttachment)>> {
         let mut attached = BTreeMap::new();
         for (name, settings) in record.wanted_networks() {
+            // A host name is a name on the network too; without one it is the short id, which is known there anyway.
+            let aliases = settings.aliases.iter().flatten().chain(&info.options.hostname).cloned().collect();
             let request = ControlRequest::NetworkAttach {
                 node: self.swarm.node_id().await.unwrap_or_default(),
                 network: name.clone(),
                 container_id: info.id.clone(),
                 container_name: info.name.clone(),
                 addresses: wanted_addresses(&settings)?,
-                aliases: settings.aliases.unwrap_or_default(),
+                aliases,
             };
             let _turn = self.owed.turn().await;
             match self.swarm.attach(request).await {

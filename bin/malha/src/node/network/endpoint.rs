@@ -27,7 +27,6 @@ pub(super) fn endpoint_settings(sandbox: &str, network: &Network, attachment: &N
             ipv6_address: v6.map(text).unwrap_or_default(),
             link_local_ips: Vec::new(),
         }),
-        aliases: Some(attachment.aliases.clone()),
         mac_address: mac.unwrap_or_default(),
         network_id: network.id.to_string(),
         endpoint_id: endpoint_id(sandbox, network.id.as_str()),
