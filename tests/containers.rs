@@ -458,7 +458,9 @@ fn pulled(c: &Cluster, repository: &str, digest: &str) {
     assert!(said.contains(&format!("Digest: {digest}")) && said.contains("Status: Downloaded newer image"), "{said}");
     assert!(c.d("node1", &format!("pull {image}")).contains("Status: Image is up to date for"));
     assert!(c.d("node1", &format!("image inspect --format {{{{.RepoDigests}}}} {image}")).contains(digest));
-    c.no("node1", &format!("pull {repository}:nosuch"), "not found");
+    let why = "Error response from daemon: manifest for ";
+    c.no("node1", &format!("pull {repository}:nosuch"), why);
+    c.no("node1", &format!("run {repository}:nosuch"), why);
     c.no("node1", &format!("pull {repository}@sha256:{}", "0".repeat(64)), "not found");
     // By digest, on a node that has no image at all: it has no tag then.
     let by_digest = format!("{repository}@{digest}");

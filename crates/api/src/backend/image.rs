@@ -84,8 +84,8 @@ pub enum Progress {
     Aux(Value),
 }
 
-/// An `Err` is told in the stream and ends it. Errors that are known before anything is sent are better returned by the
-/// call itself: they become the HTTP status.
+/// An `Err` ends it and is told in the stream. Of a pull and an import it becomes the HTTP status where nothing came before
+/// it, as what the call itself returns does.
 pub type ProgressStream = BoxStream<'static, Result<Progress, malha_model::ApiError>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,13 +8,13 @@ use axum::{
     extract::{Path, State},
     routing::{get, post},
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, StatusCode};
 use malha_model::{ApiError, Code};
 
 use super::image_names::{before, glob, parse, with_tag};
 use crate::{
-    backend::{ByteStream, Image, ImageImport, ImagePull},
+    backend::{ByteStream, Image, ImageImport, ImagePull, ProgressStream},
     convert,
     http::{
         filters::Filters,
@@ -81,7 +81,14 @@ async fn create(State(api): Shared, query: Query, headers: HeaderMap, body: Body
         (_, source) if source.is_empty() => return Err(bad("either fromImage or fromSrc has to be set").into()),
         _ => return Err(ApiError::unsupported("importing an image from a URL").into()),
     };
-    reply::stream("application/json", convert::progress::lines(progress))
+    begun(progress).await
+}
+
+/// The answer begins with the first line of progress: what fails before it has a status of its own.
+async fn begun(mut progress: ProgressStream) -> Reply {
+    let first = progress.next().await.transpose()?;
+    let all = stream::iter(first.map(Ok)).chain(progress).boxed();
+    reply::stream("application/json", convert::progress::lines(all))
 }
 
 async fn load(State(api): Shared, body: Body) -> Reply {

@@ -152,6 +152,11 @@ async fn images_and_volumes() {
     assert!(host.ok(&["pull", "reg:5000/a/b:1"]).await.contains("Pull complete"));
     let done = host.docker(&["pull", "reg:5000/a/b:broken"]).await;
     assert!(done.code == 1 && done.stderr.contains("the disk is full"), "{done:?}");
+    assert!(!done.stderr.contains("from daemon"), "told in the stream, as with Docker: {done:?}");
+    let done = host.docker(&["pull", "reg:5000/a/b:denied"]).await;
+    assert!(done.stderr.contains("Error response from daemon: pull access denied for reg:5000/a/b"), "{done:?}");
+    let answer = host.request("POST /images/create?fromImage=reg:5000/a/b&tag=denied", "").await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("{\"message\":\"pull access denied"), "{answer}");
     assert_eq!(host.ok(&["volume", "create", "--label", "a=b", "vol"]).await, "vol");
     assert_eq!(host.ok(&["volume", "ls", "-q"]).await, "data");
     assert!(host.docker(&["volume", "inspect", "nope"]).await.stderr.contains("o such volume: nope"));

@@ -34,6 +34,10 @@ impl Runtime {
         progress: Option<ProgressSink>,
     ) -> Result<PulledImage> {
         let name = ImageName::parse(reference)?.or_latest();
+        let wanted = match &options.platform {
+            Some(text) => Platform::parse(text)?,
+            None => Platform::host(),
+        };
         let teller = Teller(progress);
         let fetched = registry::fetch(&self.inner.config.registries, &name, options.auth.as_ref()).await?;
         let title = name.digest.as_ref().or(name.tag.as_ref()).cloned().unwrap_or_default();
@@ -42,10 +46,6 @@ impl Runtime {
         let newer = before.and_then(|r| r.target).is_none_or(|t| t.digest != fetched.descriptor.digest);
 
         let lease = self.inner.containerd.lease().await?;
-        let wanted = match &options.platform {
-            Some(text) => Platform::parse(text)?,
-            None => Platform::host(),
-        };
         let stored = self.pull_content(&lease.containerd, &fetched, &wanted, &teller).await;
         let stored = match stored {
             Ok(id) => self.inner.images.set(Some(&name), &fetched.descriptor, true).await.map(|()| id),

@@ -306,6 +306,10 @@ impl Engine for FakeEngine {
         let step = |status: &str, current, total| {
             Ok(Progress::Status { id: "abcdef123456".into(), status: status.into(), current, total })
         };
+        if request.image.tag == "denied" {
+            let denied = ApiError::plain(Code::NotFound, "pull access denied for reg:5000/a/b");
+            return Ok(stream::iter([Err(denied)]).boxed());
+        }
         let failed = Err(ApiError::internal("the disk is full"));
         let steps = [step("Downloading", Some(1), Some(2)), step("Pull complete", None, None)];
         let last = (request.image.tag == "broken").then_some(failed);
