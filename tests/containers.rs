@@ -294,6 +294,15 @@ fn attached_to_a_swarm_network(c: &Cluster) {
         });
     }
     assert!(c.in_task(&task, &["ping", "-c1", "-w5", "solo"]).status.success());
+    // Renamed, it is found by its new name alone, from everywhere and by its address.
+    c.d("node2", "rename solo duo");
+    until(Duration::from_secs(5), "the new name", || {
+        (resolved(&c.in_task(&task, &["nslookup", "duo"])) == [addr.clone()]).then_some(())
+    });
+    let back = text(&c.in_task(&task, &["nslookup", &addr]).stdout);
+    assert!(back.contains("duo.att"), "{back}");
+    assert!(!c.d("node1", "network inspect --verbose att").contains("solo"));
+    c.d("node2", "rename duo solo");
     // Stopped, it has no address to show, and is on the network again when it starts.
     let endpoint = || -> Value {
         let shown = c.d("node2", "inspect --format {{.NetworkSettings.Networks.att|json}} solo");

@@ -161,6 +161,7 @@ fn is_question(request: &ControlRequest) -> bool {
         | ControlRequest::NetworkCreate { .. }
         | ControlRequest::NetworkRemove { .. }
         | ControlRequest::NetworkAttach { .. }
-        | ControlRequest::NetworkDetach { .. } => false,
+        | ControlRequest::NetworkDetach { .. }
+        | ControlRequest::ContainerRename { .. } => false,
     }
 }

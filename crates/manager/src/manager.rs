@@ -311,7 +311,9 @@ impl ManagerService for Manager {
 
 fn for_itself(peer: &Peer, request: &ControlRequest) -> bool {
     match request {
-        ControlRequest::NetworkAttach { node, .. } | ControlRequest::NetworkDetach { node, .. } => *node == peer.node,
+        ControlRequest::NetworkAttach { node, .. }
+        | ControlRequest::NetworkDetach { node, .. }
+        | ControlRequest::ContainerRename { node, .. } => *node == peer.node,
         _ => false,
     }
 }

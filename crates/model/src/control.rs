@@ -81,6 +81,12 @@ pub enum ControlRequest {
         node: NodeId,
         attachment: TaskId,
     },
+    /// A stand-alone container on `node` goes by another name from now on, on all networks that it is on.
+    ContainerRename {
+        node: NodeId,
+        container_id: String,
+        container_name: String,
+    },
     /// The view behind `network inspect --verbose`.
     NetworkView {
         id: String,

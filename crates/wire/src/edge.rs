@@ -5,7 +5,7 @@
 //! | root certificate | yes | yes | yes |
 //! | issue | with a token | yes (renewal) | yes |
 //! | session | no | yes | yes |
-//! | control | no | attach and detach for itself | yes |
+//! | control | no | attach, detach and rename for itself | yes |
 //! | raft, logs | no | no | yes |
 
 use malha_model::{ApiError, ApiResult, Code, ControlRequest, Role};
@@ -46,7 +46,9 @@ pub(crate) fn authorise(peer: Option<&Peer>, ask: Ask<'_>) -> ApiResult<()> {
 
 fn for_itself(peer: &Peer, request: &ControlRequest) -> bool {
     match request {
-        ControlRequest::NetworkAttach { node, .. } | ControlRequest::NetworkDetach { node, .. } => *node == peer.node,
+        ControlRequest::NetworkAttach { node, .. }
+        | ControlRequest::NetworkDetach { node, .. }
+        | ControlRequest::ContainerRename { node, .. } => *node == peer.node,
         _ => false,
     }
 }
@@ -76,6 +78,13 @@ mod tests {
         let worker = peer(Role::Worker);
         assert_eq!(allowed(Some(&worker)), [true, true, true, true, true, false, false, false, false]);
         assert_eq!(allowed(Some(&peer(Role::Manager))), [true; 9]);
+        let rename = |node: &str| ControlRequest::ContainerRename {
+            node: node.into(),
+            container_id: "c".into(),
+            container_name: "name".into(),
+        };
+        let renames = [rename("me"), rename("you")].map(|r| authorise(Some(&worker), Ask::Control(&r)).is_ok());
+        assert_eq!(renames, [true, false]);
         assert_eq!(authorise(Some(&worker), Ask::Raft).unwrap_err().code, Code::PermissionDenied);
     }
 }

@@ -70,7 +70,7 @@ pub trait ManagerService: Send + Sync + 'static {
     async fn raft_join(&self, peer: Peer, addr: String) -> ApiResult<()>;
     /// Removes the asking manager from the Raft group. Managers only; forwarded to the leader.
     async fn raft_leave(&self, peer: Peer) -> ApiResult<()>;
-    /// Managers may ask anything; workers only `NetworkAttach`/`NetworkDetach` for themselves.
+    /// Managers may ask anything; workers only `NetworkAttach`, `NetworkDetach` and `ContainerRename` for themselves.
     async fn control(&self, peer: Peer, request: ControlRequest) -> ApiResult<ControlResponse>;
     async fn logs(&self, peer: Peer, selector: LogSelector, options: LogOptions) -> ApiResult<LogReceiver>;
     /// Runs a node's session until either side ends it.

@@ -1,5 +1,7 @@
 //! Stand-alone containers on attachable networks: each is a task without a service, bound to its node.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use malha_model::{
     ApiError, ApiResult, Code, ControlResponse as Response, Kind, Network, NetworkAttachment, NetworkAttachmentConfig,
@@ -16,7 +18,8 @@ pub(super) struct Wanted {
     pub(super) aliases: Vec<String>,
 }
 
-/// Gives the container its place on the network. Asked again for the same container, it answers the same.
+/// Gives the container its place on the network. Asked again for the same container, it answers the same; the container
+/// may have another name by then.
 pub(super) fn attach(
     tx: &mut Tx,
     ctx: &mut Ctx<'_>,
@@ -32,7 +35,9 @@ pub(super) fn attach(
     if tx.node(node).is_none() {
         return Err(ApiError::rpc(Code::NotFound, format!("node {node} not found")));
     }
-    if let Some(held) = existing(tx, node, &found, &wanted) {
+    if let Some(held) = existing(tx, node, &found, &wanted.container_id) {
+        let held = Task { service_name: wanted.container_name, ..held };
+        tx.put(held.clone());
         return Ok(answer(&found, held));
     }
     let mut addresses = Addresses::default();
@@ -47,13 +52,18 @@ pub(super) fn attach(
     Ok(answer(&found, task))
 }
 
-fn existing(tx: &Tx, node: &NodeId, network: &Network, wanted: &Wanted) -> Option<Task> {
-    let same = |t: &Task| {
-        let container = t.spec.network_attachment_spec.as_ref().map(|s| &s.container_id);
-        container == Some(&wanted.container_id) && t.networks.iter().any(|a| a.network == network.id)
-    };
-    let mut alive = tx.tasks_of_node(node).filter(|t| t.is_attachment() && !t.status.state.is_terminal());
-    alive.find(|t| t.desired_state <= TaskState::Running && same(t)).map(|t| (**t).clone())
+fn existing(tx: &Tx, node: &NodeId, network: &Network, container: &str) -> Option<Task> {
+    let here = |t: &&Arc<Task>| t.networks.iter().any(|a| a.network == network.id);
+    of_container(tx, node, container).find(here).map(|t| (**t).clone())
+}
+
+/// The places that the container has.
+fn of_container<'a>(tx: &'a Tx, node: &'a NodeId, container: &'a str) -> impl Iterator<Item = &'a Arc<Task>> {
+    let alive = tx.tasks_of_node(node).filter(|t| t.is_attachment() && !t.status.state.is_terminal());
+    alive.filter(move |t| {
+        let of = t.spec.network_attachment_spec.as_ref().map(|s| s.container_id.as_str());
+        t.desired_state <= TaskState::Running && of == Some(container)
+    })
 }
 
 fn task(ctx: &mut Ctx<'_>, node: &NodeId, network: &Network, wanted: Wanted, addresses: Vec<IpNet>) -> Task {
@@ -89,6 +99,16 @@ fn task(ctx: &mut Ctx<'_>, node: &NodeId, network: &Network, wanted: Wanted, add
 fn answer(network: &Network, task: Task) -> Response {
     let addresses = task.networks.into_iter().find(|a| a.network == network.id).unwrap_or_default();
     Response::Attached { attachment: task.id, network: network.clone(), addresses }
+}
+
+/// All places of the container at once; one that has none is known by no name.
+pub(super) fn rename(tx: &mut Tx, node: &NodeId, container: &str, name: &str) -> Response {
+    let rename = |t: &Arc<Task>| Task { service_name: name.to_owned(), ..(**t).clone() };
+    let renamed: Vec<Task> = of_container(tx, node, container).map(rename).collect();
+    for task in renamed {
+        tx.put(task);
+    }
+    Response::Done
 }
 
 pub(super) fn detach(tx: &mut Tx, node: &NodeId, attachment: &TaskId) -> ApiResult<Response> {

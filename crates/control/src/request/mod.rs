@@ -45,6 +45,9 @@ pub fn handle(tx: &mut Tx, ctx: &mut Ctx<'_>, request: Request) -> ApiResult<Res
             attach::attach(tx, ctx, &node, &network, wanted)
         }
         Request::NetworkDetach { node, attachment } => attach::detach(tx, &node, &attachment),
+        Request::ContainerRename { node, container_id, container_name } => {
+            Ok(attach::rename(tx, &node, &container_id, &container_name))
+        }
         Request::NetworkView { id } => network::view(tx, &id),
     }
 }

@@ -48,6 +48,37 @@ fn a_container_gets_its_place_and_gives_it_back() {
 }
 
 #[test]
+fn a_renamed_container_goes_by_its_new_name() {
+    let mut w = World::new(2);
+    let networks = ["one", "two"].map(|name| w.create_network(name, |n| n.attachable = true));
+    let container = "0123456789abcdef";
+    let places = ["one", "two"].map(|network| {
+        let A::Attached { attachment, .. } = w.ask(attach("n2", network, container)).unwrap() else { panic!() };
+        attachment
+    });
+    w.settle();
+    let rename = |node: &str, name: &str| R::ContainerRename {
+        node: node.into(),
+        container_id: container.into(),
+        container_name: name.into(),
+    };
+    let names = |w: &World| {
+        let endpoint = |n: usize| {
+            let view = malha_control::network_view(&w.state, &networks[n]).unwrap();
+            view.endpoints[&places[n]].clone()
+        };
+        [endpoint(0), endpoint(1)].map(|e| format!("{} {}", e.name, e.names.join(" ")))
+    };
+    w.ask(rename("n2", "new")).unwrap();
+    assert_eq!(names(&w), ["new 0123456789ab alias", "new 0123456789ab alias"]);
+    w.ask(rename("n1", "foreign")).unwrap();
+    assert_eq!(names(&w), ["new 0123456789ab alias", "new 0123456789ab alias"], "a node speaks of its own");
+    // Renamed while it was stopped, and back before its place was given up.
+    w.ask(attach("n2", "one", container)).unwrap();
+    assert_eq!(names(&w), ["name-0123456789abcdef 0123456789ab alias", "new 0123456789ab alias"]);
+}
+
+#[test]
 fn refusals_have_dockers_words() {
     let mut w = World::new(1);
     w.create_network("closed", |_| {});

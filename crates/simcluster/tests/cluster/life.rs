@@ -116,6 +116,17 @@ async fn a_stand_alone_container_gets_on_a_network_and_off_again() {
         shown.views.get(&network).and_then(|v| v.endpoints.get(&attachment).map(|e| e.serving)) == Some(true)
     };
     cluster.within(Duration::from_millis(200), "named", served).await.unwrap();
+    let rename = ControlRequest::ContainerRename {
+        node: worker.id.clone(),
+        container_id: "c".repeat(64),
+        container_name: "other".into(),
+    };
+    client.control(rename).await.unwrap();
+    let renamed = |c: &SimCluster| {
+        let shown = c.nodes[2].machine.networks().unwrap();
+        shown.views.get(&network).and_then(|v| v.endpoints.get(&attachment)).is_some_and(|e| e.name == "other")
+    };
+    cluster.within(Duration::from_millis(200), "renamed", renamed).await.unwrap();
     cluster.eventually("rest", |c| c.unrest().is_none()).await.unwrap();
     client
         .control(ControlRequest::NetworkDetach { node: worker.id.clone(), attachment: attachment.clone() })

@@ -7,6 +7,7 @@ pub(crate) mod local_networks;
 pub(crate) mod mounts;
 mod owed;
 pub(crate) mod record;
+mod rename;
 mod restarts;
 mod standalone;
 mod streams;
@@ -42,6 +43,8 @@ pub(crate) struct LocalEngine {
     attached: Mutex<BTreeMap<String, Vec<TaskId>>>,
     owed: Owed,
     restarts: Restarts,
+    /// One at a time, so that the managers hear of the last name last.
+    renames: tokio::sync::Mutex<()>,
 }
 
 impl LocalEngine {
@@ -53,8 +56,8 @@ impl LocalEngine {
         local: LocalNetworks,
     ) -> Arc<Self> {
         let (events, attached) = (EventLog::new(), Mutex::default());
-        let (owed, restarts) = (Owed::default(), Restarts::default());
-        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts })
+        let (owed, restarts, renames) = (Owed::default(), Restarts::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames })
     }
 
     /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.
@@ -206,7 +209,7 @@ impl Engine for LocalEngine {
     }
 
     async fn rename_container(&self, reference: &str, name: &str) -> ApiResult<()> {
-        Ok(self.runtime.rename(reference, name).await?)
+        self.rename(reference, name).await
     }
 
     async fn remove_container(&self, reference: &str, options: RemoveContainer) -> ApiResult<()> {

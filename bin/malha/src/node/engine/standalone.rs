@@ -49,7 +49,11 @@ impl LocalEngine {
             let attached = self.attach_all(info, &record).await?;
             held.extend(attached.values().map(|(id, _)| id.clone()));
             self.attached.lock().insert(info.id.clone(), held.clone());
-            if let Err(e) = self.wire_standalone(info, &mut record, attached).await {
+            let wiring = async {
+                self.follow_name(info).await?;
+                self.wire_standalone(info, &mut record, attached).await
+            };
+            if let Err(e) = wiring.await {
                 self.release(&info.id).await;
                 self.settle(&held).await;
                 return Err(e);

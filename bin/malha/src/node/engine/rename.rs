@@ -1,0 +1,55 @@
+//! `docker rename`: on networks of the swarm a container goes by its new name too, forwards and backwards.
+//!
+//! All of it or nothing, as with Docker: where the managers cannot be told, the container keeps the name that it had.
+
+use malha_model::{ApiResult, Code, ControlRequest};
+use malha_runtime::ContainerInfo;
+use tracing::warn;
+
+use super::{LocalEngine, record::Record};
+
+impl LocalEngine {
+    pub(super) async fn rename(&self, reference: &str, name: &str) -> ApiResult<()> {
+        let _one = self.renames.lock().await;
+        let before = self.runtime.inspect(reference)?;
+        self.runtime.rename(&before.id, name).await?;
+        let told = self.tell_name(&before.id).await;
+        if told.is_err()
+            && let Err(error) = self.runtime.rename(&before.id, &before.name).await
+        {
+            warn!(container = before.id, %error, "has a name that its networks do not know");
+        }
+        told
+    }
+
+    /// For a container that was given its places as `given`: it may have been renamed since.
+    pub(super) async fn follow_name(&self, given: &ContainerInfo) -> ApiResult<()> {
+        // Who renames it from now on finds the places and tells by itself.
+        if self.runtime.inspect(&given.id)?.name == given.name {
+            return Ok(());
+        }
+        let _one = self.renames.lock().await;
+        self.tell_name(&given.id).await
+    }
+
+    /// Tells the managers what a container is called that has places on their networks.
+    async fn tell_name(&self, container: &str) -> ApiResult<()> {
+        let info = self.runtime.inspect(container)?;
+        let given = self.attached.lock().get(container).is_some_and(|held| !held.is_empty());
+        let found = info.state.status.is_running() && !Record::of(&info).attachments.is_empty();
+        if !given && !found {
+            return Ok(());
+        }
+        let request = ControlRequest::ContainerRename {
+            node: self.swarm.node_id().await.unwrap_or_default(),
+            container_id: info.id,
+            container_name: info.name,
+        };
+        match self.swarm.attach(request).await {
+            Ok(_) => Ok(()),
+            // This node is not theirs any more: nobody there knows the container by any name.
+            Err(e) if matches!(e.code, Code::NotFound | Code::PermissionDenied) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+}
