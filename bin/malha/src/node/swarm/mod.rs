@@ -79,6 +79,6 @@ impl Swarm {
         let Some(member) = self.member() else {
             return Err(ApiError { code: Code::NotFound, ..errors::not_in_swarm_mode() });
         };
-        member.ask_leader(request).await
+        Box::pin(member.ask_leader(request)).await
     }
 }
