@@ -27,6 +27,7 @@ use crate::{
     logging,
     node::{
         engine::{LocalEngine, local_networks::LocalNetworks},
+        events::EventLog,
         network::{KernelThreads, NodeNet, Settings},
         swarm::{Swarm, SwarmDeps},
     },
@@ -60,6 +61,7 @@ async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
     let clock = Arc::new(SystemClock);
     let local = LocalNetworks::load(&config.data_root, clock.now())?;
     let net = Arc::new(NodeNet::new(network_settings(&config)?, dns, local.gateway_config(), kernel));
+    let events = Arc::new(EventLog::new());
     let deps = SwarmDeps {
         config: config.clone(),
         runtime: runtime.clone(),
@@ -69,7 +71,7 @@ async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
         tasks: tasks.clone(),
     };
     let swarm = Swarm::load(deps).await.context("swarm membership")?;
-    let engine = LocalEngine::new(config.clone(), runtime, net, swarm.clone(), local);
+    let engine = LocalEngine::new(config.clone(), runtime, net, swarm.clone(), local, events);
     {
         let engine = engine.clone();
         tasks.spawn_supervised("engine events", move || engine.clone().follow());

@@ -31,7 +31,7 @@ pub use self::{
     },
     daemon::PrivateContainerd,
     error::{ErrorKind, Result, RuntimeError},
-    events::{ContainerEvent, EventKind},
+    events::{ContainerEvent, EventKind, ImageAction, ImageEvent, RuntimeEvent, VolumeAction, VolumeEvent},
     image::{
         DistributionInfo, HistoryEntry, ImageConfig, ImageDelete, ImageInfo, ImagePlatform, ImportOptions, LoadedImage,
         Progress, ProgressSink, PullOptions, PulledImage, RegistryAuth,

@@ -9,15 +9,13 @@ use malha_kit::Tasks;
 use tokio::sync::broadcast;
 
 use crate::{
-    ContainerEvent, Result, RuntimeConfig, RuntimeError, adopt, cgroup,
+    Result, RuntimeConfig, RuntimeError, RuntimeEvent, adopt, cgroup,
     container::Table,
     containerd::{Containerd, services::snapshots::PrepareSnapshotRequest},
+    events::Events,
     image::Catalog,
     volume::VolumeStore,
 };
-
-/// Events that a slow subscriber may fall behind.
-const EVENT_BACKLOG: usize = 4096;
 
 /// One node's containers, images and volumes. Cheap to clone.
 ///
@@ -34,7 +32,7 @@ pub(crate) struct Inner {
     pub(crate) containerd: Containerd,
     pub(crate) snapshotter: String,
     pub(crate) log_writer: PathBuf,
-    pub(crate) events: broadcast::Sender<ContainerEvent>,
+    pub(crate) events: Events,
     pub(crate) containers: Table,
     pub(crate) images: Catalog,
     pub(crate) volumes: VolumeStore,
@@ -73,12 +71,12 @@ impl Runtime {
             Some(given) => given.clone(),
             None => own_executable()?,
         };
-        let tasks = Tasks::new();
+        let (tasks, events) = (Tasks::new(), Events::new());
         let inner = Arc::new(Inner {
             images: Catalog::new(containerd.clone()),
-            volumes: VolumeStore::open(&config.state_dir.join("volumes"))?,
+            volumes: VolumeStore::open(&config.state_dir.join("volumes"), events.clone())?,
             containers: Table::default(),
-            events: broadcast::channel(EVENT_BACKLOG).0,
+            events,
             tasks: tasks.clone(),
             config,
             containerd,
@@ -92,7 +90,7 @@ impl Runtime {
     }
 
     /// Lags are the receiver's to handle: read the list again.
-    pub fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+    pub fn events(&self) -> broadcast::Receiver<RuntimeEvent> {
         self.inner.events.subscribe()
     }
 

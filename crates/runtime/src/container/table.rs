@@ -227,11 +227,12 @@ impl Inner {
             name: record.name.clone(),
             image: record.options.image.clone(),
             labels: Arc::new(record.process.labels.clone()),
+            options: Arc::clone(&record.options),
+            mounts: Arc::clone(&record.mounts),
             kind,
             time: clock::now(),
         };
-        // Nobody may be listening.
-        let _ = self.events.send(event);
+        self.events.container(event);
     }
 
     pub(crate) fn container_dir(&self, id: &str) -> PathBuf {

@@ -19,7 +19,7 @@ use super::{
     types::ImportOptions,
     unpack,
 };
-use crate::{Result, Runtime, RuntimeError, clock, reference::ImageName};
+use crate::{ImageAction, Result, Runtime, RuntimeError, clock, reference::ImageName};
 
 impl Runtime {
     /// Makes a one-layer image of a root file system's tar (gzipped or not); returns its id.
@@ -43,7 +43,7 @@ impl Runtime {
             vec![History { created: config.created, comment: options.message.clone(), ..History::default() }];
 
         let lease = self.inner.containerd.lease().await?;
-        let stored = async {
+        let stored: Result<String> = async {
             let leased = &lease.containerd;
             let layer = store_layer(leased, &file).await?;
             let bytes = serde_json::to_vec(&config).map_err(RuntimeError::internal)?;
@@ -54,7 +54,12 @@ impl Runtime {
         }
         .await;
         lease.release().await?;
-        stored
+        let (id, labels) = (stored?, &config.config.labels);
+        if let Some(name) = &name {
+            self.inner.events.image(ImageAction::Tag, &id, &name.familiar(), labels);
+        }
+        self.inner.events.image(ImageAction::Import, &id, &id, labels);
+        Ok(id)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     types::{LoadedImage, Progress, ProgressSink},
     unpack,
 };
-use crate::{Result, Runtime, RuntimeError, containerd::Containerd, reference::ImageName};
+use crate::{ImageAction, Result, Runtime, RuntimeError, containerd::Containerd, reference::ImageName};
 
 /// One entry of `manifest.json`.
 #[derive(Debug, Deserialize)]
@@ -122,13 +122,16 @@ impl Runtime {
         };
         unpack::unpack(leased, &self.inner.snapshotter, manifest, &config, tell).await?;
         let id = manifest.config.digest.clone();
+        let told = || self.inner.events.image(ImageAction::Load, &id, &id, &config.config.labels);
         if names.is_empty() {
             self.inner.images.set(None, target, false).await?;
+            told();
             return Ok(vec![LoadedImage::Untagged { id }]);
         }
         let mut loaded = Vec::new();
         for name in names {
             self.inner.images.set(Some(name), target, false).await?;
+            told();
             loaded.push(LoadedImage::Tagged { reference: name.familiar(), id: id.clone() });
         }
         Ok(loaded)

@@ -1,10 +1,12 @@
 //! `docker images`, `image inspect`, `tag` and `rmi`.
 
+use std::collections::BTreeMap;
+
 use super::{
     catalog::{Found, is_dangling},
     types::{ImageDelete, ImageInfo},
 };
-use crate::{ContainerInfo, Result, Runtime, RuntimeError, reference::ImageName};
+use crate::{ContainerInfo, ImageAction, Result, Runtime, RuntimeError, reference::ImageName};
 
 impl Runtime {
     /// Newest first.
@@ -24,7 +26,10 @@ impl Runtime {
         if name.digest.is_some() {
             return Err(RuntimeError::invalid("refusing to create a tag with a digest reference"));
         }
-        self.inner.images.set(Some(&name), &found.target, false).await
+        self.inner.images.set(Some(&name), &found.target, false).await?;
+        let details = &found.details;
+        self.inner.events.image(ImageAction::Tag, &details.id, &name.familiar(), &details.config.config.labels);
+        Ok(())
     }
 
     /// Takes a name away; the image goes with its last one. An id takes all names.
@@ -44,16 +49,20 @@ impl Runtime {
             }
         };
         let gone = doomed.len() == found.records.len();
+        let (id, none) = (&found.details.id, BTreeMap::new());
         let mut told = Vec::new();
         for (n, name) in doomed.iter().enumerate() {
             // The last deletion waits for the garbage collector, so that the disk is free when this returns.
             self.inner.images.delete_record(name, gone && n + 1 == doomed.len()).await?;
-            if let Ok(name) = ImageName::parse(name) {
+            // That an image had no name is nothing to take away.
+            if let Some(Ok(name)) = names.contains(&name).then(|| ImageName::parse(name)) {
+                self.inner.events.image(ImageAction::Untag, id, &name.familiar(), &none);
                 told.push(ImageDelete::Untagged(name.familiar()));
             }
         }
         if gone {
-            told.push(ImageDelete::Deleted(found.details.id.clone()));
+            self.inner.events.image(ImageAction::Delete, id, id, &none);
+            told.push(ImageDelete::Deleted(id.clone()));
             let mut diff_ids = found.details.config.rootfs.diff_ids.as_slice();
             while !diff_ids.is_empty() {
                 told.push(ImageDelete::Deleted(super::unpack::chain_id(diff_ids)));

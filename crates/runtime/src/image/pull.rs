@@ -18,7 +18,7 @@ use super::{
     types::{Progress, ProgressSink, PullOptions, PulledImage},
     unpack::{self, Stage},
 };
-use crate::{Result, Runtime, RuntimeError, containerd::Containerd, reference::ImageName};
+use crate::{ImageAction, Result, Runtime, RuntimeError, containerd::Containerd, reference::ImageName};
 
 /// Layers fetched at once, as Docker does.
 const AT_ONCE: usize = 3;
@@ -53,6 +53,9 @@ impl Runtime {
         };
         lease.release().await?;
         let id = stored?;
+        let details = self.inner.images.details(&fetched.descriptor).await;
+        let labels = details.map(|d| d.config.config.labels.clone()).unwrap_or_default();
+        self.inner.events.image(ImageAction::Pull, &name.familiar(), &name.familiar_repository(), &labels);
         let digest = fetched.descriptor.digest;
         teller.say(None, format!("Digest: {digest}"));
         let verb = if newer { "Downloaded newer image for" } else { "Image is up to date for" };

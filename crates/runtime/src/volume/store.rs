@@ -9,18 +9,19 @@ use std::{
 };
 
 use super::info::VolumeInfo;
-use crate::{Result, Runtime, RuntimeError, clock, container::random_id, durable};
+use crate::{Result, Runtime, RuntimeError, VolumeAction, clock, container::random_id, durable, events::Events};
 
 #[derive(Debug)]
 pub(crate) struct VolumeStore {
     root: PathBuf,
+    events: Events,
     changing: tokio::sync::Mutex<()>,
 }
 
 impl VolumeStore {
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path, events: Events) -> Result<Self> {
         fs::create_dir_all(root).map_err(|e| RuntimeError::io(format!("prepare {}", root.display()), e))?;
-        Ok(Self { root: root.to_owned(), changing: tokio::sync::Mutex::default() })
+        Ok(Self { root: root.to_owned(), events, changing: tokio::sync::Mutex::default() })
     }
 
     /// The volume and whether it was made just now.
@@ -43,6 +44,7 @@ impl VolumeStore {
         let fail = |e| RuntimeError::io(format!("create volume {}", info.name), e);
         fs::create_dir_all(&info.mountpoint).map_err(fail)?;
         durable::write_json(&dir.join("volume.json"), &info).await?;
+        self.events.volume(VolumeAction::Create, &info.name);
         Ok((info, true))
     }
 
@@ -68,7 +70,10 @@ impl VolumeStore {
         let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(dir)).await;
         match removed.map_err(RuntimeError::internal)? {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(RuntimeError::io(format!("remove volume {name}"), e)),
-            _ => Ok(()),
+            _ => {
+                self.events.volume(VolumeAction::Destroy, name);
+                Ok(())
+            }
         }
     }
 

@@ -120,6 +120,41 @@ async fn a_file_system_is_imported_and_rubbish_is_refused() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_becomes_of_images_is_told() {
+    with_node(|node| async move {
+        let runtime = &node.runtime;
+        let mut events = runtime.events();
+        let mut image = busybox();
+        image.config["config"]["Labels"] = json!({"tier": "db"});
+        runtime.image_load(Cursor::new(docker_archive(&["told:1"], &image)), None).await.unwrap();
+        let id = runtime.image_inspect("told:1").await.unwrap().id;
+        runtime.image_tag("told:1", "told:2").await.unwrap();
+        let options = ImportOptions { reference: Some("flat".into()), ..ImportOptions::default() };
+        let flat = runtime.image_import(Cursor::new(busybox().layers[0].clone()), options).await.unwrap();
+        runtime.image_remove("told:1", false).await.unwrap();
+        runtime.image_remove("told:2", false).await.unwrap();
+
+        let mut told = Vec::new();
+        while let Ok(RuntimeEvent::Image(event)) = events.try_recv() {
+            told.push((event.action, event.id, event.name, event.labels.contains_key("tier")));
+        }
+        let (id, flat) = (id.as_str(), flat.as_str());
+        let wanted = [
+            (ImageAction::Load, id, id, true),
+            (ImageAction::Tag, id, "told:2", true),
+            (ImageAction::Tag, flat, "flat:latest", false),
+            (ImageAction::Import, flat, flat, false),
+            (ImageAction::Untag, id, "told:1", false),
+            (ImageAction::Untag, id, "told:2", false),
+            (ImageAction::Delete, id, id, false),
+        ];
+        let wanted = wanted.map(|(action, id, name, labelled)| (action, id.to_owned(), name.to_owned(), labelled));
+        assert_eq!(told, wanted);
+    })
+    .await;
+}
+
 /// Debian's docker-registry on a free port of loopback.
 struct Registry {
     child: Child,
@@ -204,7 +239,11 @@ async fn images_are_pulled_from_a_registry() {
         assert!(!asked.platforms[0].architecture.is_empty());
 
         let (sink, mut lines) = tokio::sync::mpsc::channel(256);
+        let mut events = runtime.events();
         let pulled = runtime.image_pull(&name, PullOptions::default(), Some(sink)).await.unwrap();
+        let Ok(RuntimeEvent::Image(event)) = events.try_recv() else { unreachable!("a pull is told") };
+        assert_eq!((event.action, &event.id), (ImageAction::Pull, &name));
+        assert_eq!(event.name, format!("{}/team/box", registry.host));
         assert!(pulled.newer && pulled.digest == digest);
         let mut statuses = Vec::new();
         while let Some(line) = lines.recv().await {

@@ -14,6 +14,7 @@ fn volume(name: &str, target: &str, no_copy: bool) -> Mount {
 async fn volumes_take_the_images_content_and_keep_their_own() {
     with_node(|node| async move {
         let runtime = &node.runtime;
+        let mut events = runtime.events();
         let with = |mount: Mount, script: &str| CreateOptions { mounts: vec![mount], ..node.script(script) };
         let script = "cat /data/link; stat -c '%u %g %a %n' /data/sub /data/sub/file; echo own >/data/own";
         let (_, out, err) = node.run(with(volume("vol", "/data", false), script)).await;
@@ -45,6 +46,21 @@ async fn volumes_take_the_images_content_and_keep_their_own() {
         for bad in ["../x", "a/b", ".hidden"] {
             assert!(runtime.volume_create(bad, BTreeMap::new(), BTreeMap::new()).await.is_err(), "{bad}");
         }
+
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            if let RuntimeEvent::Volume(event) = event {
+                told.push((event.action, event.name));
+            }
+        }
+        let wanted = [
+            (VolumeAction::Create, "vol"),
+            (VolumeAction::Create, "bare"),
+            (VolumeAction::Destroy, "vol"),
+            (VolumeAction::Create, mount.name.as_str()),
+            (VolumeAction::Destroy, mount.name.as_str()),
+        ];
+        assert_eq!(told, wanted.map(|(action, name)| (action, name.to_owned())));
     })
     .await;
 }

@@ -49,7 +49,7 @@ async fn a_container_runs_logs_and_ends() {
         assert!(!ended.paths.dir.exists());
 
         let mut kinds = Vec::new();
-        while let Ok(event) = events.try_recv() {
+        while let Ok(RuntimeEvent::Container(event)) = events.try_recv() {
             assert_eq!(event.id, created.id);
             kinds.push(event.kind);
         }
@@ -124,7 +124,8 @@ async fn stopping_killing_and_removing() {
         let killed = runtime.kill(&sleeper, None);
         let told = async {
             loop {
-                if let EventKind::Die { exit_code } = events.recv().await.unwrap().kind {
+                let RuntimeEvent::Container(event) = events.recv().await.unwrap() else { continue };
+                if let EventKind::Die { exit_code } = event.kind {
                     return (exit_code, begun.elapsed());
                 }
             }
@@ -309,7 +310,8 @@ async fn out_of_memory_is_told() {
             })
             .await;
         assert_eq!(node.exit_of(&id).await, 137);
-        let oom = async { while events.recv().await.unwrap().kind != EventKind::Oom {} };
+        let is_oom = |e: &RuntimeEvent| matches!(e, RuntimeEvent::Container(e) if e.kind == EventKind::Oom);
+        let oom = async { while !is_oom(&events.recv().await.unwrap()) {} };
         tokio::time::timeout(crate::support::WAIT, oom).await.unwrap();
         assert!(node.runtime.inspect(&id).unwrap().state.oom_killed);
     })

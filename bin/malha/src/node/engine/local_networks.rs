@@ -76,6 +76,16 @@ impl LocalNetworks {
         &self.ids.engine
     }
 
+    /// Of a network that every machine has for itself.
+    pub(super) fn own_id(&self, name: &str) -> Option<&str> {
+        match name {
+            "bridge" => Some(&self.ids.bridge),
+            "host" => Some(&self.ids.host),
+            "none" => Some(&self.ids.none),
+            _ => None,
+        }
+    }
+
     /// How `docker_gwbridge` is made where there is none.
     pub(crate) fn gateway_config(&self) -> GwBridgeConfig {
         self.gateway.lock().as_ref().map(UserGateway::bridge).unwrap_or_default()

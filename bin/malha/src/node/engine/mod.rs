@@ -25,11 +25,13 @@ use malha_api::backend::{
 };
 use malha_kit::{Clock, SystemClock};
 use malha_model::{ApiError, ApiResult, LogOptions, NetworkView, TaskId, Timestamp};
-use malha_runtime::{ConsoleSize, ErrorKind, ExecOptions, Runtime, RuntimeError, VolumeInfo};
+use malha_runtime::{
+    ConsoleSize, ContainerEvent, ErrorKind, EventKind, ExecOptions, Runtime, RuntimeError, RuntimeEvent, VolumeInfo,
+};
 use parking_lot::Mutex;
 
-use self::{events::EventLog, local_networks::LocalNetworks, owed::Owed, record::Record, restarts::Restarts};
-use super::{network::NodeNet, swarm::Swarm};
+use self::{local_networks::LocalNetworks, owed::Owed, record::Record, restarts::Restarts};
+use super::{events::EventLog, network::NodeNet, swarm::Swarm};
 use crate::config::Config;
 
 pub(crate) struct LocalEngine {
@@ -38,7 +40,7 @@ pub(crate) struct LocalEngine {
     pub(crate) net: Arc<NodeNet>,
     pub(crate) swarm: Arc<Swarm>,
     pub(crate) local: LocalNetworks,
-    events: EventLog,
+    events: Arc<EventLog>,
     /// Swarm attachments of the stand-alone containers that run.
     attached: Mutex<BTreeMap<String, Vec<TaskId>>>,
     owed: Owed,
@@ -54,32 +56,39 @@ impl LocalEngine {
         net: Arc<NodeNet>,
         swarm: Arc<Swarm>,
         local: LocalNetworks,
+        events: Arc<EventLog>,
     ) -> Arc<Self> {
-        let (events, attached) = (EventLog::new(), Mutex::default());
-        let (owed, restarts, renames) = (Owed::default(), Restarts::default(), tokio::sync::Mutex::default());
+        let (attached, owed) = (Mutex::default(), Owed::default());
+        let (restarts, renames) = (Restarts::default(), tokio::sync::Mutex::default());
         Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames })
     }
 
     /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.
     pub(crate) async fn follow(self: Arc<Self>) {
-        self.release_ended().await;
         let mut events = self.runtime.events();
+        self.release_ended().await;
         loop {
             match events.recv().await {
-                Ok(event) => {
-                    let ended = matches!(event.kind, malha_runtime::EventKind::Die { .. });
-                    if ended && self.attached.lock().contains_key(&event.id) {
-                        // Addresses are given back elsewhere: events do not wait for a leader.
-                        self.release(&event.id).await;
-                    }
-                    self.events.push(events::to_api(&event));
-                    if ended {
-                        self.restart_ended(&event.id);
-                    }
-                }
+                Ok(RuntimeEvent::Container(event)) => self.follow_container(&event).await,
+                Ok(RuntimeEvent::Image(event)) => self.events.push(events::of_image(event)),
+                Ok(RuntimeEvent::Volume(event)) => self.events.push(events::of_volume(&event)),
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.release_ended().await,
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             }
+        }
+    }
+
+    async fn follow_container(self: &Arc<Self>, event: &ContainerEvent) {
+        let ended = matches!(event.kind, EventKind::Die { .. });
+        if ended && self.attached.lock().contains_key(&event.id) {
+            // Addresses are given back elsewhere: events do not wait for a leader.
+            self.release(&event.id).await;
+        }
+        for event in events::of_container(event, |name| self.local.own_id(name).map(str::to_owned)) {
+            self.events.push(event);
+        }
+        if ended {
+            self.restart_ended(&event.id);
         }
     }
 
@@ -381,11 +390,16 @@ impl Engine for LocalEngine {
     }
 
     async fn create_network(&self, request: CreateNetwork) -> ApiResult<String> {
-        self.local.create(&self.net, request, SystemClock.now()).await
+        let now = SystemClock.now();
+        let id = self.local.create(&self.net, request, now).await?;
+        self.events.push(events::of_gateway("create", &id, now));
+        Ok(id)
     }
 
-    async fn remove_network(&self, _id: &str) -> ApiResult<()> {
-        self.local.remove(&self.net).await
+    async fn remove_network(&self, id: &str) -> ApiResult<()> {
+        self.local.remove(&self.net).await?;
+        self.events.push(events::of_gateway("destroy", id, SystemClock.now()));
+        Ok(())
     }
 
     async fn connect_network(&self, _network: &str, _request: ConnectNetwork) -> ApiResult<()> {

@@ -7,7 +7,7 @@ use malha_api::backend::{
     MountPoint, NetworkingConfig, PortSummary, is_user_defined,
 };
 use malha_model::{PortConfig, TaskId};
-use malha_runtime::ContainerInfo;
+use malha_runtime::{ContainerInfo, CreateOptions};
 use serde::{Deserialize, Serialize};
 
 /// Kept with the container as its `caller_data`: what the runtime itself has no use for.
@@ -36,8 +36,12 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn of(info: &ContainerInfo) -> Self {
+        Self::of_options(&info.options)
+    }
+
+    pub(crate) fn of_options(options: &CreateOptions) -> Self {
         // Written by this module only; a foreign or empty value is a container without a record.
-        serde_json::from_value(info.options.caller_data.clone()).unwrap_or_default()
+        serde_json::from_value(options.caller_data.clone()).unwrap_or_default()
     }
 
     pub(crate) fn to_value(&self) -> serde_json::Value {
