@@ -66,6 +66,7 @@ async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
         config: config.clone(),
         runtime: runtime.clone(),
         net: net.clone(),
+        events: events.clone(),
         clock,
         rng: Rng::from_os(),
         tasks: tasks.clone(),

@@ -20,8 +20,8 @@ pub struct Config {
     pub observer: Option<Observer>,
 }
 
-/// Is shown every state at the moment that it is applied, in order: where `watch` readers see the newest only, a checker
-/// sees all. It must not block.
+/// Is shown every state at the moment that it is applied, in order: where `watch` readers see the newest only, it sees
+/// all. It must not block.
 pub type Observer = Arc<dyn Fn(&Arc<State>) + Send + Sync>;
 
 /// The periods of the protocol. They must be the same on all members.

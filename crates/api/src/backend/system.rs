@@ -1,7 +1,5 @@
 //! The machine, the engine and what happens on them.
 
-use std::collections::BTreeMap;
-
 use futures::stream::BoxStream;
 use malha_model::{Labels, Timestamp};
 
@@ -79,13 +77,7 @@ pub type EventStream = BoxStream<'static, Event>;
 
 impl Event {
     /// An event of this machine.
-    pub fn local(
-        kind: &str,
-        action: &str,
-        actor_id: &str,
-        attributes: BTreeMap<String, String>,
-        time: Timestamp,
-    ) -> Self {
+    pub fn local(kind: &str, action: &str, actor_id: &str, attributes: Labels, time: Timestamp) -> Self {
         Self {
             kind: kind.into(),
             action: action.into(),
@@ -94,5 +86,10 @@ impl Event {
             scope: "local".into(),
             time,
         }
+    }
+
+    /// An event of the swarm, as a manager tells it.
+    pub fn swarm(kind: &str, action: &str, actor_id: &str, attributes: Labels, time: Timestamp) -> Self {
+        Self { scope: "swarm".into(), ..Self::local(kind, action, actor_id, attributes, time) }
     }
 }

@@ -4,7 +4,9 @@
 //! a member is lies in `<data root>/swarm` and is taken up again by [`Swarm::load`].
 
 mod address;
+mod changes;
 mod cluster_port;
+mod events;
 mod health;
 mod init;
 mod join;
@@ -25,7 +27,7 @@ use tokio::sync::Mutex;
 use tracing::info;
 
 use self::member::Member;
-use super::network::NodeNet;
+use super::{events::EventLog, network::NodeNet};
 use crate::config::Config;
 
 /// What the membership is made of.
@@ -34,6 +36,8 @@ pub(crate) struct SwarmDeps {
     pub(crate) config: Arc<Config>,
     pub(crate) runtime: Runtime,
     pub(crate) net: Arc<NodeNet>,
+    /// Where a manager tells what becomes of the swarm.
+    pub(crate) events: Arc<EventLog>,
     pub(crate) clock: SharedClock,
     pub(crate) rng: Rng,
     pub(crate) tasks: Tasks,

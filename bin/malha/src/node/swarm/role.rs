@@ -17,12 +17,12 @@ use malha_agent::Link;
 use malha_consensus::{Config as RaftConfig, Consensus, Leadership, RedbStorage};
 use malha_kit::{Backoff, Tasks};
 use malha_manager::{ConnectorTransport, Manager, ManagerConfig, ManagerDeps, NewSwarm};
-use malha_model::{ApiError, ApiResult, Code, Role};
+use malha_model::{ApiError, ApiResult, Code, Role, Timestamp};
 use malha_wire::Connector;
 use tokio::{net::TcpListener, time::sleep};
 use tracing::{error, info, warn};
 
-use super::member::Member;
+use super::{events::Feed, member::Member};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -32,8 +32,10 @@ const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 const SEAT_CHECK: Duration = Duration::from_secs(2);
 
 /// What is known of the disk that a manager starts from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
+    /// Nothing: the swarm begins here.
+    New,
     AsItIs,
     /// A write failed: what the file seems to hold may never have reached the disk.
     AfterFailure,
@@ -68,7 +70,7 @@ impl Member {
         make_private(&raft_dir)?;
         let file = raft_dir.join("log.redb");
         let storage = match opening {
-            Opening::AsItIs => RedbStorage::open(file).await,
+            Opening::New | Opening::AsItIs => RedbStorage::open(file).await,
             Opening::AfterFailure => RedbStorage::open_afresh(file).await,
         };
         let storage = storage.context("raft log")?;
@@ -79,8 +81,13 @@ impl Member {
             self.deps.rng.fork(),
             self.deps.clock.clone(),
         );
+        let feed = Feed::new();
+        let config = RaftConfig { observer: Some(feed.observer()), ..config };
+        // A swarm that begins here has no earlier times.
+        let since = if opening == Opening::New { Timestamp::ZERO } else { self.deps.clock.now() };
         let transport = Arc::new(ConnectorTransport::new(connector.clone()));
         let consensus = Consensus::start(config, storage, transport).await.context("raft")?;
+        tasks.spawn("swarm events", feed.follow(&consensus, &self.deps, since).run());
         let deps = ManagerDeps {
             consensus: consensus.clone(),
             connector,
@@ -114,7 +121,7 @@ impl Member {
 
     /// Starts the first manager of a new swarm.
     pub(super) async fn start_first_manager(&self, new: NewSwarm) -> ApiResult<()> {
-        let managing = self.open_manager(Opening::AsItIs).await.map_err(internal)?;
+        let managing = self.open_manager(Opening::New).await.map_err(internal)?;
         let booted = managing.consensus.bootstrap(new.initial).await;
         managing.told_seated.store(booted.is_ok(), Ordering::Relaxed);
         self.now_managing(managing);
