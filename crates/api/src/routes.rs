@@ -3,6 +3,7 @@
 mod container_create;
 mod container_streams;
 mod containers;
+mod events;
 mod exec;
 mod image_names;
 mod images;
@@ -27,6 +28,7 @@ use crate::{http::reply::Failure, state::Api};
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
         .merge(system::routes())
+        .merge(events::routes())
         .merge(swarm::routes())
         .merge(nodes::routes())
         .merge(services::routes())

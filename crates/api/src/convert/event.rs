@@ -11,9 +11,9 @@ pub(crate) fn event(e: &Event) -> Value {
     if matches!(e.kind.as_str(), "container" | "image") {
         map.insert("status".into(), json!(e.action));
         map.insert("id".into(), json!(e.actor_id));
-        if let Some(image) = e.attributes.get("image") {
-            map.insert("from".into(), json!(image));
-        }
+    }
+    if let Some(image) = e.attributes.get("image").filter(|_| e.kind == "container") {
+        map.insert("from".into(), json!(image));
     }
     super::extend(
         &mut map,

@@ -1,4 +1,4 @@
-//! `/_ping`, `/version`, `/info`, `/events`.
+//! `/_ping`, `/version`, `/info`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,29 +9,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use malha_model::Timestamp;
-use serde_json::json;
 
 use crate::{
-    backend::{Event, EventStream},
     convert::{self, cluster::ManagerView},
-    http::{
-        filters::Filters,
-        query::Query,
-        reply::{self, Reply, ok},
-    },
+    http::reply::{Reply, ok},
     state::{Api, Shared},
 };
 
 pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/_ping", get(ping).head(ping_head))
-        .route("/version", get(version))
-        .route("/info", get(info))
-        .route("/events", get(events))
+    Router::new().route("/_ping", get(ping).head(ping_head)).route("/version", get(version)).route("/info", get(info))
 }
 
 /// How long `docker info` waits for the leader.
@@ -94,88 +81,5 @@ async fn manager_view(api: &Api) -> Result<ManagerView, String> {
         Ok(Ok((cluster, nodes))) => Ok(ManagerView { cluster, nodes }),
         Ok(Err(e)) => Err(e.message),
         Err(_) => Err(crate::errors::no_leader().message),
-    }
-}
-
-async fn events(State(api): Shared, query: Query) -> Reply {
-    let (since, until) = (query.time("since")?, query.time("until")?);
-    let filters = query.filters()?;
-    let remaining = until.map(|t| t.since(api.clock.now()));
-    let events = api.engine.events(since).await?;
-    let shown = bounded(events, until, remaining).filter(move |e| std::future::ready(matches(e, &filters)));
-    let lines = shown.map(|e| Ok::<_, std::convert::Infallible>(line(&e)));
-    reply::stream("application/json", lines)
-}
-
-fn line(e: &Event) -> Bytes {
-    format!("{}\n", json!(convert::event::event(e))).into()
-}
-
-/// Ends the stream once `until` has come and everything remembered has been told.
-fn bounded(
-    events: EventStream,
-    until: Option<Timestamp>,
-    remaining: Option<Duration>,
-) -> impl Stream<Item = Event> + Send + 'static {
-    let deadline = remaining.map(|d| tokio::time::Instant::now() + d.max(PAST_GRACE));
-    stream::unfold(events, move |mut events| async move {
-        let timer = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            event = events.next().map(|e| e.filter(|e| until.is_none_or(|u| e.time <= u))) => event.map(|e| (e, events)),
-            () = timer => None,
-        }
-    })
-}
-
-/// For an `until` in the past: time for the remembered events to arrive.
-const PAST_GRACE: Duration = Duration::from_millis(100);
-
-fn matches(e: &Event, filters: &Filters) -> bool {
-    let name = e.attributes.get("name").map_or("", String::as_str);
-    let named = |key: &str, kind: &str| {
-        filters.any(key, |v| e.kind == kind && (e.actor_id == v || e.actor_id.starts_with(v) || name == v))
-    };
-    let image = e.attributes.get("image").map_or("", String::as_str);
-    filters.any("type", |v| e.kind == v)
-        && filters.any("event", |v| e.action == v || e.action.split(':').next() == Some(v))
-        && filters.exact("scope", &e.scope)
-        && filters.labels("label", convert::event::labels(e))
-        && ["container", "network", "volume", "service", "node", "plugin", "secret", "config", "daemon"]
-            .into_iter()
-            .all(|kind| named(kind, kind))
-        && filters.any("image", |v| e.kind == "image" && e.actor_id == v || image == v || name == v)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_past_until_ends_after_what_is_remembered() {
-        let event = |n: i64| Event { kind: "container".into(), time: Timestamp(n), ..Event::default() };
-        let source = stream::iter([event(1), event(2), event(9)]).chain(stream::pending()).boxed();
-        let got: Vec<Event> = bounded(source, Some(Timestamp(5)), Some(Duration::ZERO)).collect().await;
-        assert_eq!(got.len(), 2);
-    }
-
-    #[test]
-    fn filters_of_events() {
-        let e = Event {
-            kind: "container".into(),
-            action: "exec_create: sh".into(),
-            actor_id: "abc".into(),
-            attributes: [("name".to_owned(), "web".to_owned()), ("k".to_owned(), "v".to_owned())].into(),
-            scope: "local".into(),
-            time: Timestamp(1),
-        };
-        let on = |f: &str| matches(&e, &Filters::parse(f).unwrap());
-        assert!(on("") && on(r#"{"container":["web"]}"#) && on(r#"{"event":["exec_create"],"label":["k=v"]}"#));
-        assert!(!on(r#"{"type":["network"]}"#) && !on(r#"{"network":["web"]}"#) && !on(r#"{"scope":["swarm"]}"#));
     }
 }

@@ -161,10 +161,3 @@ async fn images_and_volumes() {
     assert_eq!(host.ok(&["volume", "ls", "-q"]).await, "data");
     assert!(host.docker(&["volume", "inspect", "nope"]).await.stderr.contains("o such volume: nope"));
 }
-
-#[tokio::test]
-async fn events_are_told_and_bounded() {
-    let host = Host::start().await;
-    let text = host.ok(&["events", "--since", "1m", "--until", "1s", "--filter", "type=container"]).await;
-    assert!(text.contains(&format!("container start {ID} (name=web.1.xyz)")), "{text}");
-}

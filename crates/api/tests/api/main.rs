@@ -8,6 +8,7 @@
 )]
 
 mod cli_containers;
+mod cli_events;
 mod cli_networks;
 mod cli_services;
 mod cli_swarm;

@@ -15,6 +15,8 @@ use malha_model::{ApiError, ApiResult, Code, IpamConfig, IpamSpec, LogOptions, N
 use tokio::{io::AsyncRead, process::Command, sync::watch};
 use tokio_util::io::ReaderStream;
 
+use super::cluster::NODE;
+
 pub(crate) const ID: &str = "b4a62e7d09585ad6e1ef6b6287494634dd807579adb93604e15d2e283ba40665";
 
 #[derive(Default)]
@@ -119,6 +121,26 @@ fn local(id: &str, name: &str, driver: &str, scope: &str) -> LocalNetwork {
     }
 }
 
+/// One of each kind, ten seconds ago.
+fn past_events() -> Vec<Event> {
+    vec![
+        past("local", "image", "pull", "bench:1", &[("name", "bench"), ("image", "a label")]),
+        past("local", "volume", "create", "data", &[("driver", "local")]),
+        past("local", "network", "connect", "net1", &[("container", ID), ("name", "my-overlay"), ("type", "overlay")]),
+        past("local", "container", "start", ID, &[("image", "bench:1"), ("name", "web.1.xyz"), ("tier", "db")]),
+        past("swarm", "network", "create", "net1", &[("name", "my-overlay")]),
+        past("swarm", "service", "update", "svc1", &[("name", "web"), ("replicas.new", "2"), ("replicas.old", "1")]),
+        past("swarm", "node", "update", NODE, &[("name", "node1"), ("state.new", "ready"), ("state.old", "down")]),
+    ]
+}
+
+fn past(scope: &str, kind: &str, action: &str, id: &str, attributes: &[(&str, &str)]) -> Event {
+    let attributes = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let time = Timestamp(SystemClock.now().0 - 10_000_000_000);
+    let event = Event::local(kind, action, id, attributes, time);
+    Event { scope: scope.into(), ..event }
+}
+
 #[async_trait::async_trait]
 impl Engine for FakeEngine {
     async fn host_info(&self) -> ApiResult<HostInfo> {
@@ -140,10 +162,7 @@ impl Engine for FakeEngine {
     }
 
     async fn events(&self, _: Option<Timestamp>) -> ApiResult<EventStream> {
-        let at = Timestamp(SystemClock.now().0 - 10_000_000_000);
-        let attributes: BTreeMap<_, _> = [("name".to_owned(), "web.1.xyz".to_owned())].into();
-        let first = Event::local("container", "start", ID, attributes, at);
-        Ok(stream::iter([first]).chain(stream::pending()).boxed())
+        Ok(stream::iter(past_events()).chain(stream::pending()).boxed())
     }
 
     async fn containers(&self) -> ApiResult<Vec<Container>> {
