@@ -18,6 +18,7 @@ fn containers_and_images_behave() {
     restarts(&c);
     attached_to_a_swarm_network(&c);
     containers_of_tasks(&c);
+    told_afterwards(&c);
     images_by_hand(&c);
     registry(&c);
 }
@@ -351,6 +352,59 @@ fn containers_of_tasks(c: &Cluster) {
     });
     assert!(c.d("node1", "service ps svc").contains("task: non-zero exit (137)"));
     c.d("node1", "service rm svc");
+}
+
+/// `docker events` of what is over: on each node what happened there, on the manager what became of the swarm as well.
+fn told_afterwards(c: &Cluster) {
+    let now = || c.exec("node1", &["date", "+%s.%N"]).trim().to_owned();
+    let since = now();
+    let events = |node: &str, more: &str| c.d(node, &format!("events --since {since} --until {} {more}", now()));
+    for line in [
+        "network create -d overlay --attachable told",
+        "run -d --name told --network told -v told:/x alpine sleep 1d",
+        "rm -f told",
+        "volume rm told",
+        "tag alpine told:1",
+        "rmi told:1",
+        "service create -d -q --no-resolve-image --name told --replicas 0 --constraint node.labels.no==where alpine",
+        "service update -d -q --no-resolve-image --image hello --replicas 3 told",
+        "node update --availability pause node3",
+        "node update --availability active node3",
+        "service rm told",
+        "network rm told",
+    ] {
+        c.d("node1", line);
+    }
+    let mut told = events("node1", "");
+    for (what, how) in [
+        (" network create ", "(name=told)"),
+        (" volume create told ", "(driver=local)"),
+        (" network connect ", "name=told, type=overlay)"),
+        (" volume mount told ", "destination=/x, driver=local"),
+        (" container start ", "name=told"),
+        (" network disconnect ", "name=told, type=overlay)"),
+        (" volume unmount told ", "driver=local)"),
+        (" volume destroy told ", "(driver=local)"),
+        (" image tag sha256:", "name=told:1"),
+        (" image untag sha256:", "name=told:1"),
+        (" service create ", "(name=told)"),
+        (" service update ", "image.new=hello"),
+        (" service update ", "name=told, replicas.new=3, replicas.old=0"),
+        (" node update ", "availability.new=pause, availability.old=active, name=node3)"),
+        (" service remove ", "(name=told)"),
+        (" network remove ", "(name=told)"),
+    ] {
+        let is_told = |told: &str| told.lines().any(|l| l.contains(what) && l.contains(how));
+        until(Duration::from_secs(10), &format!("{what}… {how}"), || {
+            if !is_told(&told) {
+                told = events("node1", "");
+            }
+            is_told(&told).then_some(())
+        });
+    }
+    let networks = events("node1", "--filter scope=swarm --filter network=told --format {{.Action}}");
+    assert_eq!(networks, "create\nremove\n");
+    assert_eq!(events("node2", "--filter scope=swarm"), "", "a worker is told nothing of it");
 }
 
 fn images_by_hand(c: &Cluster) {

@@ -189,6 +189,10 @@ fn managers_die_and_nothing_stops() {
 
     let new_leader = leader(&c, others[1]).unwrap();
     assert_ne!(new_leader, dead);
+    until(Duration::from_secs(5), "a manager tells who leads", || {
+        let told = c.d(others[1], "events --since 1h --until 0s --filter type=node");
+        told.contains("leader.new=true, leader.old=false").then_some(())
+    });
     c.dev(&["start", &dead]);
     let back = Instant::now();
     until(Duration::from_secs(15), "the killed manager to be reachable", || {
