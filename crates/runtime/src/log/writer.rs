@@ -53,19 +53,9 @@ pub fn logger_main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(dir: &Path, from_fifos: bool) -> io::Result<()> {
     ignore_signals()?;
-    let clients = Clients::listen(dir)?;
-    let log = OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(dir.join(LOG_FILE))?;
-    let inputs = if from_fifos {
-        let open = |name| {
-            let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(dir.join(name));
-            file.map(|f| Some(Input::new(f)))
-        };
-        [open(STDOUT_FIFO)?, open(STDERR_FIFO)?]
-    } else {
-        inherited()
-    };
+    let writer = Writer::open(dir, from_fifos, OPEN_PATIENCE)?;
     ready(from_fifos);
-    Writer { log, clients, inputs, patience: from_fifos.then(|| Instant::now() + OPEN_PATIENCE) }.run()
+    writer.run()
 }
 
 /// The daemon's stop, a terminal's Ctrl-C or a shim's SIGTERM must not cost output that is still on its way.
@@ -102,13 +92,11 @@ fn ready(from_fifos: bool) {
 struct Input {
     file: File,
     lines: LineBuffer,
-    /// Somebody has written, so a hang-up is an end.
-    seen: bool,
 }
 
 impl Input {
     fn new(file: File) -> Self {
-        Self { file, lines: LineBuffer::default(), seen: false }
+        Self { file, lines: LineBuffer::default() }
     }
 }
 
@@ -116,12 +104,28 @@ struct Writer {
     log: File,
     clients: Clients,
     inputs: [Option<Input>; 2],
+    /// Until when somebody has to open a pipe; `None` once somebody has.
     patience: Option<Instant>,
 }
 
 const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 
 impl Writer {
+    fn open(dir: &Path, from_fifos: bool, patience: Duration) -> io::Result<Self> {
+        let clients = Clients::listen(dir)?;
+        let log = OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(dir.join(LOG_FILE))?;
+        let inputs = if from_fifos {
+            let open = |name| {
+                let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(dir.join(name));
+                file.map(|f| Some(Input::new(f)))
+            };
+            [open(STDOUT_FIFO)?, open(STDERR_FIFO)?]
+        } else {
+            inherited()
+        };
+        Ok(Self { log, clients, inputs, patience: from_fifos.then(|| Instant::now() + patience) })
+    }
+
     fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; 64 << 10];
         while self.inputs.iter().any(Option::is_some) {
@@ -141,7 +145,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Which inputs can be read. While a client is behind, inputs wait.
+    /// Which inputs can be read, or are to be probed: those have no flags. While a client is behind, inputs wait.
     fn wait(&self) -> io::Result<Ready> {
         let congested = self.clients.congested();
         let mut fds: Vec<PollFd<'_>> = Vec::new();
@@ -161,29 +165,33 @@ impl Writer {
         }
         let mut ready = Ready { inputs: [None, None] };
         for (n, fd) in order.into_iter().zip(&fds) {
-            ready.inputs[n] = fd.revents().filter(|f| !f.is_empty());
+            ready.inputs[n] = fd.revents().filter(|f| !f.is_empty() || self.patience.is_some());
         }
         Ok(ready)
     }
 
     fn read(&mut self, n: usize, flags: PollFlags, buffer: &mut [u8]) {
         let Some(input) = &mut self.inputs[n] else { return };
-        let result = if flags.contains(PollFlags::POLLIN) { input.file.read(buffer) } else { Ok(0) };
+        let probe = flags.is_empty();
+        let result = if probe || flags.contains(PollFlags::POLLIN) { input.file.read(buffer) } else { Ok(0) };
         let (stream, now) = (STREAMS[n], clock::now());
         let mut entries = Vec::new();
         match result {
+            // Nobody has opened it yet.
+            Ok(0) if probe => {}
             Ok(0) => {
                 input.lines.finish(|line| entry::encode(line, stream, now, &mut entries));
                 self.inputs[n] = None;
             }
             Ok(length) => {
-                input.seen = true;
                 self.patience = None;
                 let data = &buffer[..length];
                 input.lines.push(data, |line| entry::encode(line, stream, now, &mut entries));
                 self.clients.send(stream, data);
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            // Somebody holds the other end, and may be silent for as long as it likes.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.patience = None,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.inputs[n] = None,
         }
         if !entries.is_empty() {
@@ -211,4 +219,34 @@ impl Writer {
 
 struct Ready {
     inputs: [Option<PollFlags>; 2],
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn an_open_pipe_may_be_silent_and_one_that_nobody_opens_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [STDOUT_FIFO, STDERR_FIFO] {
+            mkfifo(&dir.path().join(name), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        }
+        let writer = Writer::open(dir.path(), true, Duration::from_millis(200)).unwrap();
+        let writing = std::thread::spawn(move || writer.run());
+        let end = |name| OpenOptions::new().write(true).open(dir.path().join(name)).unwrap();
+        let (mut stdout, stderr) = (end(STDOUT_FIFO), end(STDERR_FIFO));
+        std::thread::sleep(Duration::from_millis(1500));
+        stdout.write_all(b"late\n").unwrap();
+        drop((stdout, stderr));
+        writing.join().unwrap().unwrap();
+        let log = std::fs::read_to_string(dir.path().join(LOG_FILE)).unwrap();
+        assert!(log.contains(r#""log":"late\n""#), "{log}");
+
+        let (done, ended) = std::sync::mpsc::channel();
+        let writer = Writer::open(dir.path(), true, Duration::ZERO).unwrap();
+        std::thread::spawn(move || done.send(writer.run().is_ok()));
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)), Ok(true));
+    }
 }
