@@ -112,8 +112,9 @@ const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 
 impl Writer {
     fn open(dir: &Path, from_fifos: bool, patience: Duration) -> io::Result<Self> {
-        let clients = Clients::listen(dir)?;
         let log = OpenOptions::new().create(true).append(true).read(true).mode(0o640).open(dir.join(LOG_FILE))?;
+        // After the log: who connects looks for it next.
+        let clients = Clients::listen(dir)?;
         let inputs = if from_fifos {
             let open = |name| {
                 let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(dir.join(name));

@@ -6,7 +6,10 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::MetadataExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -25,6 +28,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub(super) struct Clients {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode of the socket: a later writer may have put its own in its place.
+    file: (u64, u64),
     clients: Vec<Client>,
 }
 
@@ -52,7 +57,8 @@ impl Clients {
         let short = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
         let listener = UnixListener::bind(short)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path, clients: Vec::new() })
+        let file = identity(&path)?;
+        Ok(Self { listener, path, file, clients: Vec::new() })
     }
 
     pub(super) fn congested(&self) -> bool {
@@ -101,7 +107,9 @@ impl Clients {
 
     /// Gives clients time to take the rest, then says goodbye.
     pub(super) fn finish(mut self) {
-        let _ = fs::remove_file(&self.path);
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
         let until = Instant::now() + FAREWELL;
         loop {
             self.serve(0);
@@ -117,6 +125,10 @@ impl Clients {
             let _ = poll(&mut fds, PollTimeout::from(100_u8));
         }
     }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
 impl Client {
@@ -179,5 +191,16 @@ mod tests {
         let mut tick = [1];
         follower.read_exact(&mut tick).unwrap();
         assert_eq!(tick, [0]);
+    }
+
+    #[test]
+    fn a_writer_takes_only_its_own_socket_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let given_up = Clients::listen(dir.path()).unwrap();
+        let next = Clients::listen(dir.path()).unwrap();
+        given_up.finish();
+        assert!(UnixStream::connect(dir.path().join(SOCKET)).is_ok());
+        next.finish();
+        assert!(!dir.path().join(SOCKET).exists());
     }
 }
