@@ -80,20 +80,23 @@ impl Inner {
 
     async fn connect(self: &Arc<Self>, container: &Container, mut pending: PendingAttach) -> Result<()> {
         let live = LiveOutput::connect(&container.dir).await;
-        let mut live = live.map_err(|e| RuntimeError::io("attach to the output", e))?;
-        if let Some(started) = pending.started.take() {
+        let live = live.map_err(|e| RuntimeError::io("attach to the output", e))?;
+        if let Some(started) = pending.started.take_if(|_| live.is_some()) {
             let _ = started.send(());
         }
+        let log_length = live.as_ref().map_or(u64::MAX, |l| l.log_length);
         let log = container.dir.join(crate::log::LOG_FILE);
         let mut state = container.live.subscribe();
         self.tasks.spawn("attach", async move {
             if pending.options.logs {
-                for chunk in crate::log::replay(&log, live.log_length).await {
+                for chunk in crate::log::replay(&log, log_length).await {
                     if !pending.pass(chunk, &mut state).await {
                         return;
                     }
                 }
             }
+            // It has just ended.
+            let Some(mut live) = live else { return };
             loop {
                 let next = tokio::select! {
                     biased;

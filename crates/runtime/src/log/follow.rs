@@ -27,7 +27,16 @@ pub(crate) struct LiveOutput {
 }
 
 impl LiveOutput {
-    pub(crate) async fn connect(dir: &Path) -> io::Result<Self> {
+    /// `None` where no writer runs any more: all there was is in the log.
+    pub(crate) async fn connect(dir: &Path) -> io::Result<Option<Self>> {
+        match Self::greet(dir).await {
+            Ok(live) => Ok(Some(live)),
+            Err(e) if is_end(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn greet(dir: &Path) -> io::Result<Self> {
         let mut stream = connect(dir, WANT_OUTPUT).await?;
         let mut hello = [0; 13];
         stream.read_exact(&mut hello).await?;
@@ -47,6 +56,12 @@ impl LiveOutput {
         let stream = if head[0] == TAG_STDERR { StdStream::Stderr } else { StdStream::Stdout };
         Some(OutputChunk { stream, bytes: Bytes::from(data) })
     }
+}
+
+/// Whether a failure to connect says that the writer is gone, or goes just now.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe | UnexpectedEof)
 }
 
 /// Tells when the log has grown, and when it will not grow any more.
@@ -88,4 +103,23 @@ pub(crate) async fn replay(path: &Path, length: u64) -> Vec<OutputChunk> {
     }
     let lines = bytes.split(|b| *b == b'\n').filter_map(super::entry::decode);
     lines.map(|line| OutputChunk { stream: line.stream, bytes: line.bytes }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_writer_that_has_ended_or_ends_just_now_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(LiveOutput::connect(dir.path()).await.unwrap().is_none());
+        let listener = UnixListener::bind(dir.path().join(SOCKET)).unwrap();
+        let ending = std::thread::spawn(move || drop(listener.accept()));
+        assert!(LiveOutput::connect(dir.path()).await.unwrap().is_none());
+        ending.join().unwrap();
+        // The socket of one that was killed.
+        assert!(LiveOutput::connect(dir.path()).await.unwrap().is_none());
+    }
 }

@@ -136,13 +136,12 @@ impl Writer {
                     self.read(n, *flags, &mut buffer);
                 }
             }
-            let length = self.log.metadata().map(|m| m.len()).unwrap_or(0);
-            self.clients.serve(length);
+            self.clients.serve(log_length(&self.log));
             if self.patience.is_some_and(|until| Instant::now() > until) {
                 break;
             }
         }
-        self.clients.finish();
+        self.clients.finish(log_length(&self.log));
         Ok(())
     }
 
@@ -216,6 +215,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn log_length(log: &File) -> u64 {
+    log.metadata().map(|m| m.len()).unwrap_or(0)
 }
 
 struct Ready {

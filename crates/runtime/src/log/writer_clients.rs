@@ -105,14 +105,14 @@ impl Clients {
         }
     }
 
-    /// Gives clients time to take the rest, then says goodbye.
-    pub(super) fn finish(mut self) {
+    /// Gives clients time to take the rest, then says goodbye. `length` is the log's.
+    pub(super) fn finish(mut self, length: u64) {
         if identity(&self.path).is_ok_and(|file| file == self.file) {
             let _ = fs::remove_file(&self.path);
         }
         let until = Instant::now() + FAREWELL;
         loop {
-            self.serve(0);
+            self.serve(length);
             let mut fds: Vec<PollFd<'_>> = self
                 .clients
                 .iter()
@@ -193,14 +193,27 @@ mod tests {
         assert_eq!(tick, [0]);
     }
 
+    /// What it asks to see again first is all of the log.
+    #[test]
+    fn one_that_connects_at_the_end_is_told_the_length_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let clients = Clients::listen(dir.path()).unwrap();
+        let mut late = UnixStream::connect(dir.path().join(SOCKET)).unwrap();
+        late.write_all(&[WANT_OUTPUT]).unwrap();
+        clients.finish(7);
+        let mut hello = Vec::new();
+        late.read_to_end(&mut hello).unwrap();
+        assert_eq!(hello, [TAG_OFFSET, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7]);
+    }
+
     #[test]
     fn a_writer_takes_only_its_own_socket_away() {
         let dir = tempfile::tempdir().unwrap();
         let given_up = Clients::listen(dir.path()).unwrap();
         let next = Clients::listen(dir.path()).unwrap();
-        given_up.finish();
+        given_up.finish(0);
         assert!(UnixStream::connect(dir.path().join(SOCKET)).is_ok());
-        next.finish();
+        next.finish(0);
         assert!(!dir.path().join(SOCKET).exists());
     }
 }
