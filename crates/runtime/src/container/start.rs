@@ -7,6 +7,7 @@ use prost::Message;
 use tokio::{
     io::AsyncReadExt,
     process::{Child, Command},
+    sync::oneshot,
 };
 use tonic::Code;
 
@@ -37,17 +38,30 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 const OPTIONS_TYPE: &str = "containerd.runc.v1.Options";
 
 impl Runtime {
-    /// `NotModified` where it runs.
+    /// `NotModified` where it runs. Comes to its end also where the caller does not wait for it.
     pub async fn start(&self, container: &str) -> Result<()> {
-        let container = self.inner.containers.find(container)?;
-        let _changing = container.changing.lock().await;
-        self.inner.start(&container).await
+        self.inner.start(&self.inner.containers.find(container)?).await
     }
 }
 
 impl Inner {
-    /// The caller holds `changing`.
+    /// In a task of its own: broken off half-way, it would leave a process that nobody knows of.
     pub(crate) async fn start(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        // Taken here: from now on, a stop waits for the start.
+        let changing = Arc::clone(&container.changing).lock_owned().await;
+        let (inner, container) = (Arc::clone(self), Arc::clone(container));
+        let (tell, told) = oneshot::channel();
+        self.tasks.spawn("start", async move {
+            let started = inner.start_held(&container).await;
+            drop(changing);
+            // The caller may be gone.
+            let _ = tell.send(started);
+        });
+        told.await.unwrap_or_else(|_| Err(RuntimeError::internal("the start was broken off")))
+    }
+
+    /// The caller holds `changing`.
+    async fn start_held(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let state = container.state();
         if state.status.is_running() {
             return Err(RuntimeError::NotModified(container.id.clone()));

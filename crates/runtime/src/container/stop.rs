@@ -25,7 +25,7 @@ impl Runtime {
     /// not run.
     pub async fn stop(&self, container: &str, grace: Option<Duration>, signal: Option<&str>) -> Result<()> {
         let container = self.inner.containers.find(container)?;
-        if !container.state().status.is_running() {
+        if !container.runs().await {
             return Err(RuntimeError::NotModified(container.id.clone()));
         }
         self.inner.stop(&container, grace, signal).await
@@ -36,7 +36,6 @@ impl Runtime {
         if container.state().status.is_running() {
             self.inner.stop(&container, grace, signal).await?;
         }
-        let _changing = container.changing.lock().await;
         match self.inner.start(&container).await {
             // Somebody else has just started it: that is what was wanted.
             Ok(()) | Err(RuntimeError::NotModified(_)) => {}
@@ -50,7 +49,7 @@ impl Runtime {
     pub async fn kill(&self, container: &str, signal: Option<&str>) -> Result<()> {
         let container = self.inner.containers.find(container)?;
         let number = signal.filter(|s| !s.is_empty()).map_or(Ok(SIGKILL), signal::parse)?;
-        if !container.state().status.is_running() {
+        if !container.runs().await {
             return Err(RuntimeError::NotRunning(container.id.clone()));
         }
         self.inner.signal(&container, number).await?;

@@ -49,7 +49,7 @@ pub(crate) struct Container {
     record: RwLock<Arc<Record>>,
     pub(crate) live: watch::Sender<Live>,
     /// Start, exit and removal happen one after the other.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     pub(crate) pending_attaches: Mutex<Vec<PendingAttach>>,
     pub(crate) execs: Mutex<BTreeMap<String, Arc<Exec>>>,
 }
@@ -68,7 +68,7 @@ impl Container {
             cgroup,
             record: RwLock::new(Arc::new(record)),
             live: watch::Sender::new(Live { state, last_exit, ..Live::default() }),
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
             pending_attaches: Mutex::default(),
             execs: Mutex::default(),
         }
@@ -80,6 +80,20 @@ impl Container {
 
     pub(crate) fn state(&self) -> ContainerState {
         self.live.borrow().state.clone()
+    }
+
+    /// Whether it runs, once a start that is under way has come to its end.
+    pub(crate) async fn runs(&self) -> bool {
+        let (runs, ending) = {
+            let live = self.live.borrow();
+            (live.state.status.is_running(), live.draining)
+        };
+        // No start is under way while it drains.
+        if runs || ending {
+            return runs;
+        }
+        let _changing = self.changing.lock().await;
+        self.state().status.is_running()
     }
 
     /// Writes first, then shows: what callers see is on disk.

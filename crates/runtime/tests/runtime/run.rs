@@ -156,6 +156,22 @@ async fn stopping_killing_and_removing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_nobody_waits_for_can_be_stopped() {
+    with_node(|node| async move {
+        let created = node.runtime.create(node.script("sleep 1000")).await.unwrap();
+        let processes = || std::fs::read_to_string(created.paths.cgroup.join("cgroup.procs")).unwrap_or_default();
+        for patience in [1, 30, 60, 90, 120] {
+            let start = node.runtime.start(&created.id);
+            let _ = tokio::time::timeout(Duration::from_millis(patience), start).await;
+            node.runtime.stop(&created.id, Some(Duration::ZERO), None).await.unwrap();
+            assert_eq!(node.runtime.inspect(&created.id).unwrap().state.status, ContainerStatus::Exited);
+            assert_eq!(processes(), "", "after {patience} ms");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_is_refused_in_dockers_words() {
     with_node(|node| async move {
         let runtime = &node.runtime;
