@@ -78,13 +78,17 @@ impl Inner {
         // A negative time-out waits for ever.
         let grace = grace.unwrap_or_else(|| u64::try_from(own).map_or(Duration::MAX, Duration::from_secs));
 
-        let ended = WaitHandle::new(container, WaitCondition::NotRunning);
+        let ended = WaitHandle::new(container, WaitCondition::Ended);
         match self.signal(container, number).await {
             Ok(()) | Err(RuntimeError::NotRunning(_)) => {}
             Err(e) => return Err(e),
         }
         if tokio::time::timeout(grace, ended.wait()).await.is_err() {
             self.kill_and_wait(container).await?;
+        } else {
+            // What it wrote last has a time of its own.
+            let drained = WaitHandle::new(container, WaitCondition::NotRunning);
+            let _ = tokio::time::timeout(KILL_PATIENCE, drained.wait()).await;
         }
         self.emit(container, EventKind::Stop);
         Ok(())
@@ -103,6 +107,11 @@ impl Inner {
     }
 
     async fn signal(&self, container: &Container, number: i32) -> Result<()> {
+        let ended = || !container.state().status.is_running();
+        let not_running = || RuntimeError::NotRunning(container.id.clone());
+        if ended() {
+            return Err(not_running());
+        }
         if by_kernel(container, number) {
             self.emit(container, EventKind::Kill { signal: number });
             return Ok(());
@@ -114,7 +123,7 @@ impl Inner {
                 self.emit(container, EventKind::Kill { signal: number });
                 Ok(())
             }
-            Err(status) if status.code() == Code::NotFound => Err(RuntimeError::NotRunning(container.id.clone())),
+            Err(status) if status.code() == Code::NotFound || ended() => Err(not_running()),
             Err(status) => {
                 Err(RuntimeError::Containerd(format!("cannot kill container: {}: {}", container.id, status.message())))
             }
