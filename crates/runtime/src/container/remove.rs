@@ -17,18 +17,18 @@ impl Runtime {
     /// `force` kills first; `volumes` also removes the anonymous ones.
     pub async fn remove(&self, container: &str, force: bool, volumes: bool) -> Result<()> {
         let container = self.inner.containers.find(container)?;
-        if container.state().status.is_running() {
-            if !force {
-                let name = format!("/{}", container.record().name);
-                return Err(RuntimeError::StillRunning { name, state: "running" });
+        loop {
+            if force && container.state().status.is_running() {
+                self.inner.kill_and_wait(&container).await?;
             }
-            self.inner.kill_and_wait(&container).await?;
-        }
-        let _changing = container.changing.lock().await;
-        match self.inner.remove_stopped(&container, volumes).await {
-            // It has just removed itself: that is what was wanted.
-            Err(RuntimeError::RemovalInProgress(_)) if force => Ok(()),
-            other => other,
+            let _changing = container.changing.lock().await;
+            match self.inner.remove_stopped(&container, volumes).await {
+                // A start was under way.
+                Err(RuntimeError::StillRunning { .. }) if force => {}
+                // It has just removed itself: that is what was wanted.
+                Err(RuntimeError::RemovalInProgress(_)) if force => return Ok(()),
+                other => return other,
+            }
         }
     }
 

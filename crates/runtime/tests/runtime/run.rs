@@ -146,6 +146,13 @@ async fn stopping_killing_and_removing() {
         removed.wait().await.unwrap();
         assert!(matches!(runtime.inspect(&sleeper), Err(RuntimeError::NoSuchContainer(_))));
 
+        // While it starts.
+        let starting = runtime.create(node.script("sleep 1000")).await.unwrap().id;
+        let (started, removed) = tokio::join!(runtime.start(&starting), runtime.remove(&starting, true, false));
+        started.unwrap();
+        removed.unwrap();
+        assert!(runtime.inspect(&starting).is_err());
+
         // Takes itself away.
         let own = node.started(CreateOptions { auto_remove: true, ..node.script("sleep 0.2; exit 4") }).await;
         let gone = runtime.wait(&own, WaitCondition::Removed).unwrap();
