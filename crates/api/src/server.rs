@@ -15,7 +15,7 @@ use axum::{Router, body::Body};
 use http::HeaderValue;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use malha_kit::CancellationToken;
+use malha_kit::{CancellationToken, Tasks};
 use nix::unistd::Group;
 use rustls::ServerConfig;
 use tokio::{
@@ -114,6 +114,8 @@ struct Server {
     name: HeaderValue,
     token: CancellationToken,
     connections: TaskTracker,
+    /// Requests that change something: they outlive their connections.
+    changes: Tasks,
     room: Arc<Semaphore>,
     /// Cancelled when the time to drain is over.
     end: CancellationToken,
@@ -127,6 +129,7 @@ impl Server {
             router: routes::router(Arc::new(api)),
             token,
             connections: TaskTracker::new(),
+            changes: Tasks::new(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             end: CancellationToken::new(),
         }
@@ -149,13 +152,14 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, name) = (self.router.clone(), self.name.clone());
+        let (router, name, changes) = (self.router.clone(), self.name.clone(), self.changes.clone());
         let (token, end) = (self.token.clone(), self.end.clone());
         self.connections.spawn(async move {
             let _permit = permit;
             let Ok(io) = ready.await else { return };
             let service = service_fn(move |request: hyper::Request<Incoming>| {
-                let answer = middleware::answer(router.clone(), name.clone(), request.map(Body::new));
+                let request = request.map(Body::new);
+                let answer = middleware::answer(router.clone(), name.clone(), changes.clone(), request);
                 async move { Ok::<_, std::convert::Infallible>(answer.await) }
             });
             let connection = http1::Builder::new()
@@ -183,5 +187,6 @@ impl Server {
         let _ = tokio::time::timeout(DRAIN, self.connections.wait()).await;
         self.end.cancel();
         self.connections.wait().await;
+        self.changes.shutdown().await;
     }
 }

@@ -1,4 +1,5 @@
-//! What surrounds every request: the version prefix, the common headers, and the wall that a panic stops at.
+//! What surrounds every request: the version prefix, the common headers, the wall that a panic stops at, and that a
+//! change comes to its end.
 //!
 //! It lies outside the router, because a path is routed by what is left once its version is taken off.
 
@@ -12,7 +13,9 @@ use axum::{
 };
 use futures::FutureExt;
 use http::{HeaderName, HeaderValue, Uri, uri::PathAndQuery};
+use malha_kit::Tasks;
 use malha_model::ApiError;
+use tokio::sync::oneshot;
 use tower::Service;
 
 use super::{
@@ -22,21 +25,41 @@ use super::{
 };
 
 /// Answers one request; whatever happens in a handler, there is an answer.
-pub(crate) async fn answer(mut router: Router, server: HeaderValue, request: http::Request<Body>) -> Response {
+pub(crate) async fn answer(
+    router: Router,
+    server: HeaderValue,
+    changes: Tasks,
+    request: http::Request<Body>,
+) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = match strip_version(request) {
-        Ok(request) => match AssertUnwindSafe(router.call(request)).catch_unwind().await {
-            Ok(Ok::<_, Infallible>(response)) => response,
-            Err(_) => {
-                tracing::error!(%method, path, "a request handler panicked");
-                Failure(ApiError::internal("internal error: the request handler failed unexpectedly")).into_response()
-            }
-        },
+        Ok(request) => handle(router, &changes, request).await.unwrap_or_else(|| {
+            tracing::error!(%method, path, "a request handler panicked");
+            Failure(ApiError::internal("internal error: the request handler failed unexpectedly")).into_response()
+        }),
         Err(e) => Failure(e).into_response(),
     };
     tracing::debug!(%method, path, status = response.status().as_u16(), "request");
     add_headers(&mut response, server);
     response
+}
+
+/// `None` where the handler panicked. This future ends with its connection; a change then still comes to its end, as
+/// nobody asked for half of one.
+async fn handle(mut router: Router, changes: &Tasks, request: Request) -> Option<Response> {
+    if request.method().is_safe() {
+        return match AssertUnwindSafe(router.call(request)).catch_unwind().await {
+            Ok(Ok::<_, Infallible>(response)) => Some(response),
+            Err(_) => None,
+        };
+    }
+    let (tell, told) = oneshot::channel();
+    changes.spawn("request", async move {
+        let Ok::<_, Infallible>(response) = router.call(request).await;
+        // The client may be gone.
+        let _ = tell.send(response);
+    });
+    told.await.ok()
 }
 
 fn strip_version(mut request: Request) -> Result<Request, ApiError> {

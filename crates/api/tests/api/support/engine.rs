@@ -193,7 +193,10 @@ impl Engine for FakeEngine {
         Ok(!std::mem::replace(&mut self.state().running, true))
     }
 
-    async fn stop_container(&self, _: &str, _: StopOptions) -> ApiResult<bool> {
+    async fn stop_container(&self, _: &str, options: StopOptions) -> ApiResult<bool> {
+        if options.timeout.is_some() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
         Ok(std::mem::replace(&mut self.state().running, false))
     }
 
