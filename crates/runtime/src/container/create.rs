@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use tokio::sync::oneshot;
 use tonic::Code;
 
 use super::{
@@ -29,7 +30,7 @@ use crate::{
 };
 
 impl Runtime {
-    /// Makes a container that does not run yet.
+    /// Makes a container that does not run yet. One whose caller does not wait for it is removed again.
     pub async fn create(&self, options: CreateOptions) -> Result<ContainerInfo> {
         let inner = &self.inner;
         check(&options)?;
@@ -44,17 +45,24 @@ impl Runtime {
             signal::parse(&process.stop_signal)?;
         }
         let name = reserve_name(inner, &id, options.name.as_deref())?;
-        let made = inner.make(&id, &name, options, process, &image).await;
-        let container = match made {
-            Ok(container) => container,
-            Err(e) => {
-                inner.containers.release(&name, &id);
-                return Err(e);
+        // In a task of its own: broken off half-way, it would keep its name, and what containerd still makes for it.
+        let (tell, told) = oneshot::channel();
+        let maker = Arc::clone(inner);
+        inner.tasks.spawn("create", async move {
+            let made = maker.make(&id, &name, options, process, &image).await;
+            match &made {
+                Ok(container) => {
+                    maker.containers.insert(Arc::clone(container));
+                    maker.emit(container, EventKind::Create);
+                }
+                Err(_) => maker.containers.release(&name, &id),
             }
-        };
-        inner.containers.insert(Arc::clone(&container));
-        inner.emit(&container, EventKind::Create);
-        Ok(container.info())
+            if let Err(Ok(unwanted)) = tell.send(made) {
+                maker.discard(&unwanted).await;
+            }
+        });
+        let made = told.await.unwrap_or_else(|_| Err(RuntimeError::internal("the creation was broken off")));
+        made.map(|container| container.info())
     }
 
     /// Where the processes' network is, if it was not said at creation. Only while it does not run.
@@ -165,6 +173,13 @@ impl Inner {
             }
         }
         made
+    }
+
+    async fn discard(&self, container: &Arc<Container>) {
+        let _changing = container.changing.lock().await;
+        if let Err(error) = self.remove_stopped(container, true).await {
+            tracing::warn!(container = container.id, %error, "a container that nobody waited for stays");
+        }
     }
 
     /// Removes what a container has in containerd and on disk, as far as it is there.

@@ -163,6 +163,32 @@ async fn stopping_killing_and_removing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_that_nobody_waits_for_leaves_nothing() {
+    with_node(|node| async move {
+        let runtime = &node.runtime;
+        let named = || CreateOptions { name: Some("first".into()), ..node.script("true") };
+        for patience in 0..20 {
+            let creation = tokio::time::timeout(Duration::from_millis(patience), runtime.create(named()));
+            if let Ok(made) = creation.await {
+                runtime.remove(&made.unwrap().id, false, false).await.unwrap();
+            }
+            let again = async {
+                loop {
+                    match runtime.create(named()).await {
+                        Err(RuntimeError::NameInUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+                        made => return made.unwrap().id,
+                    }
+                }
+            };
+            let again = tokio::time::timeout(crate::support::WAIT, again).await.expect("the name is held");
+            runtime.remove(&again, false, false).await.unwrap();
+        }
+        assert_eq!(std::fs::read_dir(node.config.state_dir.join("containers")).unwrap().count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_that_nobody_waits_for_can_be_stopped() {
     with_node(|node| async move {
         let created = node.runtime.create(node.script("sleep 1000")).await.unwrap();
