@@ -3,8 +3,9 @@
 //! containerd is the truth about processes, the state directory about everything else. Where the two disagree a crash
 //! lies between them, and the half that was being made or removed is removed.
 
-use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::{
@@ -18,6 +19,10 @@ use crate::{
     durable,
     runtime::Inner,
 };
+
+/// How long a task's state is asked for: the shim of a busy machine may be slow to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) async fn adopt(inner: &Arc<Inner>) -> Result<()> {
     let root = inner.config.state_dir.join("containers");
@@ -33,6 +38,10 @@ pub(crate) async fn adopt(inner: &Arc<Inner>) -> Result<()> {
                 // One that cannot be taken over must not keep the others.
                 if let Err(error) = adopt_one(inner, &container).await {
                     tracing::warn!(container = container.id, %error, "container not taken over");
+                    // Its end is seen as soon as containerd answers again.
+                    if container.state().status.is_running() {
+                        container::watch_exit(inner, &container);
+                    }
                 }
             }
             // A creation that did not come to its end.
@@ -68,13 +77,14 @@ async fn adopt_one(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()>
                 ended(inner, container, code, timestamp(process.exited_at)).await;
             }
             // Created, never started: the daemon died in between.
-            Status::Created | Status::Unknown => {
+            Status::Created => {
                 inner.delete_task(&container.id).await;
                 inner.unregister(&container.id).await?;
                 if container.state().status.is_running() {
                     ended(inner, container, UNKNOWN_EXIT, clock::now()).await;
                 }
             }
+            Status::Unknown => return Err(RuntimeError::internal("its shim does not answer")),
         },
         // The machine restarted, or the shim is gone: nobody saw the end.
         None if container.state().status.is_running() => {
@@ -92,12 +102,20 @@ async fn adopt_one(inner: &Arc<Inner>, container: &Arc<Container>) -> Result<()>
     Ok(())
 }
 
+/// Asks again while the shim does not answer in time, which containerd tells as an unknown state or as an error.
 async fn task(inner: &Inner, id: &str) -> Result<Option<Process>> {
-    let request = GetRequest { container_id: id.into(), ..GetRequest::default() };
-    match inner.containerd.tasks().get(request).await {
-        Ok(response) => Ok(response.into_inner().process),
-        Err(status) if status.code() == Code::NotFound => Ok(None),
-        Err(status) => Err(status.into()),
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let request = GetRequest { container_id: id.into(), ..GetRequest::default() };
+        let last = Instant::now() > until;
+        match inner.containerd.tasks().get(request).await.map(|r| r.into_inner().process) {
+            Ok(Some(process)) if process.status() == Status::Unknown && !last => {}
+            Ok(process) => return Ok(process),
+            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            Err(status) if last => return Err(status.into()),
+            Err(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -63,6 +63,34 @@ async fn containers_outlive_the_daemon_and_are_taken_over() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_that_is_slow_to_answer_is_waited_for() {
+    with_node(|node| async move {
+        let id = node.started(node.script("sleep 1000")).await;
+        let before = node.runtime.inspect(&id).unwrap().state;
+        let shim = parent(before.pid);
+        kill(shim, Signal::SIGSTOP).unwrap();
+        // Later than containerd waits for it.
+        let thaw = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(3));
+            kill(shim, Signal::SIGCONT).unwrap();
+        });
+        let node = node.reopen().await;
+        thaw.join().unwrap();
+        assert_eq!(node.runtime.inspect(&id).unwrap().state, before);
+        assert_eq!(node.exec_sh(&id, "echo alive").await.1, "alive\n");
+        node.runtime.kill(&id, None).await.unwrap();
+        assert_eq!(node.exit_of(&id).await, 137);
+    })
+    .await;
+}
+
+fn parent(pid: u32) -> nix::unistd::Pid {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap();
+    nix::unistd::Pid::from_raw(parent.trim().parse().unwrap())
+}
+
 fn malha_clock_now() -> i64 {
     use std::time::{SystemTime, UNIX_EPOCH};
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap()
