@@ -50,7 +50,10 @@ pub(crate) async fn adopt(inner: &Arc<Inner>) -> Result<()> {
                 inner.unregister(&id).await?;
                 inner.unmake(&id, &entry.path()).await;
             }
-            Err(error) => tracing::warn!(container = id, %error, "metadata cannot be read; left alone"),
+            Err(error) => {
+                tracing::warn!(container = id, %error, "metadata cannot be read; left alone");
+                known.insert(id);
+            }
         }
     }
     remove_strangers(inner, &known).await

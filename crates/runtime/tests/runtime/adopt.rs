@@ -147,6 +147,23 @@ async fn half_made_and_half_removed_containers_are_finished_off() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_whose_metadata_cannot_be_read_is_left_alone() {
+    with_node(|node| async move {
+        let id = node.started(node.script("sleep 1000")).await;
+        let before = node.runtime.inspect(&id).unwrap();
+        let file = before.paths.dir.join("container.json");
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, "{").unwrap();
+        let node = node.reopen().await;
+        assert!(node.runtime.list().is_empty());
+        std::fs::write(&file, whole).unwrap();
+        let node = node.reopen().await;
+        assert_eq!(node.runtime.inspect(&id).unwrap().state, before.state);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_an_error_and_nothing_more() {
     with_node(|node| async move {
         let state = node.dir.join("small");
