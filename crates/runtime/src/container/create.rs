@@ -188,6 +188,8 @@ impl Inner {
             tracing::warn!(container = id, %error, "snapshot not removed");
         }
         let _ = fs::remove_dir_all(self.secrets_dir(id));
+        // First of the files: without it the rest is half a container, which the next start removes.
+        let _ = fs::remove_file(dir.join("container.json"));
         if let Err(error) = fs::remove_dir_all(dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {
