@@ -65,6 +65,19 @@ pub(crate) fn members(path: &str) -> Vec<u32> {
     pids
 }
 
+/// Whether the kernel has killed a process of a cgroup for want of memory. It counts before it kills, so whoever has
+/// seen an end reads the truth about it, until the cgroup is removed.
+pub(crate) fn oom_killed(path: &str) -> bool {
+    let dirs = hierarchies().into_iter().map(|root| root.join(path.trim_start_matches('/')));
+    // Of v2 and v1, in the same words.
+    let mut files = dirs.flat_map(|dir| ["memory.events", "memory.oom_control"].map(|file| dir.join(file)));
+    files.any(|file| counts_a_kill(&fs::read_to_string(file).unwrap_or_default()))
+}
+
+fn counts_a_kill(events: &str) -> bool {
+    events.lines().filter_map(|l| l.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
+}
+
 /// Removes a cgroup, with the empty ones below it, from every hierarchy. One that still has processes stays.
 pub(crate) async fn remove(path: &str) {
     for root in hierarchies() {
@@ -111,4 +124,17 @@ fn subdirs(dir: &Path) -> Vec<PathBuf> {
 fn hierarchies() -> Vec<PathBuf> {
     let top = Path::new("/sys/fs/cgroup");
     if top.join("cgroup.procs").exists() { vec![top.to_owned()] } else { subdirs(top) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_read_from_both_versions() {
+        assert!(counts_a_kill("low 0\nhigh 0\nmax 8\noom 1\noom_kill 1\noom_group_kill 0\n"));
+        assert!(counts_a_kill("oom_kill_disable 0\nunder_oom 0\noom_kill 12\n"));
+        assert!(!counts_a_kill("max 8\noom 1\noom_kill 0\noom_group_kill 0\n"));
+        assert!(!counts_a_kill("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n") && !counts_a_kill(""));
+    }
 }

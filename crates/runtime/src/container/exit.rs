@@ -60,6 +60,7 @@ impl Inner {
     /// The caller holds `changing`.
     pub(crate) async fn on_exit(self: &Arc<Self>, container: &Arc<Container>, exit_code: i32, at: Timestamp) {
         let at = if at.is_zero() { clock::now() } else { at };
+        let killed = cgroup::oom_killed(&container.cgroup);
         container.live.send_modify(|live| {
             live.state.status = ContainerStatus::Exited;
             live.state.pid = 0;
@@ -67,6 +68,7 @@ impl Inner {
             live.state.finished_at = at;
             live.exits += 1;
             live.draining = true;
+            live.state.oom_killed |= killed;
             let oom_killed = live.state.oom_killed;
             live.last_exit = ExitStatus { exit_code, oom_killed, finished_at: at, error: String::new() };
         });

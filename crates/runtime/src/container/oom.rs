@@ -1,11 +1,12 @@
-//! Out-of-memory kills, as containerd's event stream tells them.
+//! Out-of-memory kills, as containerd's event stream tells them: of some process, while the container may run on.
+//! Whether its end was one is read at the end, which no event is certain to come before.
 
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 
 use crate::{
-    EventKind,
+    EventKind, cgroup,
     containerd::{events::TaskOom, services::events::SubscribeRequest},
     runtime::Inner,
 };
@@ -34,10 +35,9 @@ impl Inner {
             let value = envelope.event.map(|e| e.value).unwrap_or_default();
             let Ok(event) = TaskOom::decode(value.as_slice()) else { continue };
             let Ok(container) = self.containers.find(&event.container_id) else { continue };
-            container.live.send_modify(|live| {
-                live.state.oom_killed = true;
-                live.last_exit.oom_killed = true;
-            });
+            // A late event is not of the run that has begun since.
+            let killed = cgroup::oom_killed(&container.cgroup);
+            container.live.send_modify(|live| live.state.oom_killed |= killed && live.state.status.is_running());
             self.emit(&container, EventKind::Oom);
         }
         Ok(())

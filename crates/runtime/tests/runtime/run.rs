@@ -358,10 +358,14 @@ async fn out_of_memory_is_told() {
                 ..node.script("")
             })
             .await;
-        assert_eq!(node.exit_of(&id).await, 137);
+        let exit = node.runtime.wait(&id, WaitCondition::Ended).unwrap().wait();
+        let exit = tokio::time::timeout(crate::support::WAIT, exit).await.unwrap().unwrap();
+        assert_eq!((exit.exit_code, exit.oom_killed), (137, true));
         let is_oom = |e: &RuntimeEvent| matches!(e, RuntimeEvent::Container(e) if e.kind == EventKind::Oom);
         let oom = async { while !is_oom(&events.recv().await.unwrap()) {} };
         tokio::time::timeout(crate::support::WAIT, oom).await.unwrap();
+        assert_eq!(node.exit_of(&id).await, 137);
+        let node = node.reopen().await;
         assert!(node.runtime.inspect(&id).unwrap().state.oom_killed);
     })
     .await;

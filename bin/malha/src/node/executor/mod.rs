@@ -176,7 +176,8 @@ impl Executor for NodeExecutor {
         let exit = handle.wait().await.map_err(failed)?;
         // Others learn of the end first; the namespace of a dead process may take its time to go.
         tokio::spawn(self.give_up_sandbox(&task));
-        let error = exit.oom_killed.then(|| "OOM killed".to_owned());
+        // One that outlived the kill of some child of its has not failed for that.
+        let error = (exit.oom_killed && exit.exit_code != 0).then(|| "OOM killed".to_owned());
         Ok(Exit { code: exit.exit_code, error: error.or_else(|| Some(exit.error).filter(|e| !e.is_empty())) })
     }
 
