@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Node, eventually, with_node};
+use crate::support::{Node, UNTIL_GO, eventually, go, with_node};
 use futures::StreamExt;
 use malha_runtime::*;
 use nix::sys::signal::{Signal, kill};
@@ -12,8 +12,8 @@ async fn containers_outlive_the_daemon_and_are_taken_over() {
     with_node(|node| async move {
         let runtime = node.runtime.clone();
         // Far more than a pipe holds is written while nobody is there.
-        let chatty = "sleep 0.5; seq 1 200000; echo end; exit 8";
-        let chatty = node.started(CreateOptions { name: Some("chatty".into()), ..node.script(chatty) }).await;
+        let chatty = format!("{UNTIL_GO}; seq 1 200000; echo end; exit 8");
+        let chatty = node.started(CreateOptions { name: Some("chatty".into()), ..node.script(&chatty) }).await;
         let runs = node
             .started(CreateOptions { labels: [("a".into(), "b".into())].into(), ..node.script("sleep 1000") })
             .await;
@@ -21,13 +21,18 @@ async fn containers_outlive_the_daemon_and_are_taken_over() {
             runtime.create(CreateOptions { name: Some("stays".into()), ..node.script("echo hi") }).await.unwrap().id;
         let typed = CreateOptions { open_stdin: true, ..node.script("while read l; do echo got $l; done") };
         let typed = node.started(typed).await;
-        let temporary = node.started(CreateOptions { auto_remove: true, ..node.script("sleep 0.4") }).await;
+        let temporary = node.started(CreateOptions { auto_remove: true, ..node.script(UNTIL_GO) }).await;
         let before = runtime.inspect(&runs).unwrap();
+        let end = [&chatty, &temporary].map(|id| runtime.inspect(id).unwrap().state.pid);
         drop(runtime);
 
         let Node { runtime, dir, containerd, config } = node;
         drop(runtime);
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        for pid in end {
+            go(pid);
+            eventually("an end that nobody saw", || !std::path::Path::new(&format!("/proc/{pid}")).exists()).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
         let runtime = Runtime::open(config.clone()).await.unwrap();
         let node = Node { dir, containerd, runtime: runtime.clone(), config };
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::with_node;
+use crate::support::{UNTIL_GO, go, with_node};
 use futures::StreamExt;
 use malha_runtime::*;
 
@@ -104,17 +104,17 @@ async fn stopping_killing_and_removing() {
     with_node(|node| async move {
         let runtime = &node.runtime;
         // Heeds its signal.
-        let heeds = node.started(node.script("trap 'exit 3' TERM; while :; do sleep 0.05; done")).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let heeds = node.started(node.script("trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")).await;
+        node.until_logged(&heeds, "ready").await;
         let begun = Instant::now();
         runtime.stop(&heeds, None, None).await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert!(begun.elapsed() < Duration::from_secs(8), "killed after ten seconds, it seems");
         assert_eq!(node.exit_of(&heeds).await, 3);
         assert!(matches!(runtime.stop(&heeds, None, None).await, Err(RuntimeError::NotModified(_))));
 
         // Does not.
-        let deaf = node.started(node.script("trap '' TERM; while :; do sleep 0.05; done")).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let deaf = node.started(node.script("trap '' TERM; echo ready; while :; do sleep 0.05; done")).await;
+        node.until_logged(&deaf, "ready").await;
         runtime.stop(&deaf, Some(Duration::from_millis(500)), None).await.unwrap();
         assert_eq!(node.exit_of(&deaf).await, 137);
 
@@ -319,14 +319,18 @@ async fn processes_are_confined_as_docker_does_it() {
 async fn logs_can_be_cut_and_followed() {
     with_node(|node| async move {
         let runtime = &node.runtime;
-        let script =
-            "for i in 1 2 3; do echo line $i; done; sleep 1; for i in 4 5; do echo line $i >&2; done; printf tail";
-        let id = runtime.create(node.script(script)).await.unwrap().id;
+        let script = format!(
+            "for i in 1 2 3; do echo line $i; done; {UNTIL_GO}; for i in 4 5; do echo line $i >&2; done; printf tail"
+        );
+        let id = runtime.create(node.script(&script)).await.unwrap().id;
         assert_eq!(node.log_text(&id, true, true).await, "");
         runtime.start(&id).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        node.until_logged(&id, "line 3").await;
         let options = LogOptions { stdout: true, stderr: true, follow: true, tail: Some(2), ..LogOptions::default() };
-        let followed: Vec<LogLine> = runtime.logs(&id, options).await.unwrap().map(|l| l.unwrap()).collect().await;
+        let mut lines = runtime.logs(&id, options).await.unwrap().map(|l| l.unwrap());
+        let mut followed: Vec<LogLine> = lines.by_ref().take(2).collect().await;
+        go(runtime.inspect(&id).unwrap().state.pid);
+        followed.extend(lines.collect::<Vec<_>>().await);
         let texts: Vec<&[u8]> = followed.iter().map(|l| l.bytes.as_ref()).collect();
         let wanted: [&[u8]; 5] = [b"line 2\n", b"line 3\n", b"line 4\n", b"line 5\n", b"tail"];
         assert_eq!(texts, wanted);

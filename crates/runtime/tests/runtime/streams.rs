@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{collect, read_until, with_node};
+use crate::support::{UNTIL_GO, collect, go, read_until, with_node};
 use bytes::Bytes;
 use futures::StreamExt;
 use malha_runtime::*;
@@ -169,14 +169,15 @@ async fn attached_containers_lose_no_byte_and_see_the_end_of_input() {
         assert_eq!(collect(late.output).await.0.lines().count(), 150_000);
 
         // Without stdin: from the first byte, then what was there before, then live.
-        let id = runtime.create(node.script("echo one; sleep 0.6; echo two")).await.unwrap().id;
+        let id = runtime.create(node.script(&format!("echo one; {UNTIL_GO}; echo two"))).await.unwrap().id;
         let out_only = AttachOptions { stdout: true, stream: true, ..AttachOptions::default() };
         let first = runtime.attach(&id, out_only).await.unwrap();
         assert!(first.stdin.is_none());
         runtime.start(&id).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        node.until_logged(&id, "one").await;
         let second = runtime.attach(&id, AttachOptions { logs: true, ..out_only }).await.unwrap();
         let third = runtime.attach(&id, out_only).await.unwrap();
+        go(runtime.inspect(&id).unwrap().state.pid);
         let (a, b, c) = tokio::join!(collect(first.output), collect(second.output), collect(third.output));
         assert_eq!((a.0.as_str(), b.0.as_str(), c.0.as_str()), ("one\ntwo\n", "one\ntwo\n", "two\n"));
         let replay =

@@ -16,6 +16,14 @@ use malha_runtime::*;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
 
+/// In a script: goes on once [`go`] says so.
+pub(crate) const UNTIL_GO: &str = "while [ ! -e /go ]; do sleep 0.05; done";
+
+/// To the first process of a container.
+pub(crate) fn go(pid: u32) {
+    std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+}
+
 pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) containerd: PrivateContainerd,
@@ -163,6 +171,16 @@ impl Node {
     pub(crate) async fn exit_of(&self, id: &str) -> i32 {
         let handle = self.runtime.wait(id, WaitCondition::NotRunning).unwrap();
         tokio::time::timeout(WAIT, handle.wait()).await.unwrap().unwrap().exit_code
+    }
+
+    /// Waits until this is in the log.
+    pub(crate) async fn until_logged(&self, id: &str, text: &str) {
+        let logged = async {
+            while !self.log_text(id, true, true).await.contains(text) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(WAIT, logged).await.is_ok(), "never logged: {text:?}");
     }
 
     pub(crate) async fn log_text(&self, id: &str, stdout: bool, stderr: bool) -> String {
