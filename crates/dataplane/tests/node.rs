@@ -180,7 +180,7 @@ async fn paths_to_other_nodes_follow_the_routes() {
             paths.iter().map(|(to, p)| (*to, p.next_hop.to_string(), p.mtu)).collect::<Vec<_>>()
         };
         let wanted: Vec<_> = wanted.iter().map(|(to, via, mtu)| (*to, (*via).to_owned(), *mtu)).collect();
-        let done = timeout(Duration::from_secs(15), async {
+        let done = timeout(Duration::from_secs(30), async {
             while told() != wanted {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

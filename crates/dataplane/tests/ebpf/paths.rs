@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, thread::sleep, time::Duration};
 
 use crate::{
     servers::{self, within},
-    world::{World, run},
+    world::{World, run, settle},
 };
 
 const NET: u32 = 4106;
@@ -139,9 +139,9 @@ fn congestion_marks_pass() {
     for _ in 0..5 {
         sender.send_to(b"x", (world.address("b", NET), 9)).unwrap();
     }
-    sleep(Duration::from_millis(100));
-    let counted = run(&format!("ip netns exec {b} nft list chain inet m c"));
-    assert!(counted.contains("packets 5"), "{counted}");
+    settle("five with their marks", || {
+        run(&format!("ip netns exec {b} nft list chain inet m c")).contains("packets 5 ")
+    });
 }
 
 /// Merged segments too, where a socket of the container is their end.

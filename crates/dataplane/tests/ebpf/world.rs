@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 use malha_dataplane::ebpf::{
@@ -59,6 +60,15 @@ pub fn run(command: &str) -> String {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{command}: {}{said}", String::from_utf8_lossy(&output.stderr));
     said
+}
+
+/// Waits until `done`: what passes the kernel, or is counted there, takes a moment.
+pub fn settle(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn succeeds(command: &str) -> bool {
@@ -427,7 +437,7 @@ fn remove_cgroup(path: &std::path::Path) {
     for _ in 0..50 {
         match fs::remove_dir(path) {
             Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
             _ => return,
         }
