@@ -9,7 +9,7 @@ use std::{
 use crate::support::{
     Cluster, Task, resolved, run,
     talk::{Place, Talk},
-    text, until,
+    text, until, until_is,
 };
 
 const NODE: &str = "node2";
@@ -94,13 +94,10 @@ fn a_daemon_dies_and_returns() {
     let published = format!("http://{node_addr}:8080/cgi-bin/index.cgi");
     let virtual_ip = format!("http://{web_vip}:3000/cgi-bin/index.cgi");
 
-    let mut by_vip = until(Duration::from_secs(5), "the echo by its VIP", || {
-        inside
-            .run("exec 3<>/dev/tcp/$1/7000", &[&echo_vip])
-            .status
-            .success()
-            .then(|| Talk::open(&inside, &echo_vip, 7000))
-    });
+    for (place, addr) in [(&inside, &echo_vip), (&outside, &node_addr)] {
+        until(Duration::from_secs(5), &format!("the echo by {addr}"), || place.connects(addr, 7000).then_some(()));
+    }
+    let mut by_vip = Talk::open(&inside, &echo_vip, 7000);
     let mut by_ingress = Talk::open(&outside, &node_addr, 7000);
     until(Duration::from_secs(5), "web by VIP and port", || {
         (inside.get(&virtual_ip).is_ok() && outside.get(&published).is_ok()).then_some(())
@@ -164,17 +161,18 @@ fn a_daemon_dies_and_returns() {
     until(Duration::from_secs(5), "the sandbox without a container removed", || {
         (!c.sandboxes(NODE).contains(&stray)).then_some(())
     });
-    assert_eq!(holdings(&c), (links, sandboxes), "links and sandboxes as before");
+    until_is(Duration::from_secs(10), "links and sandboxes as before", &(links, sandboxes), || holdings(&c));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", c.pid(NODE))).unwrap();
     let files: Vec<&str> =
         limits.lines().find(|l| l.starts_with("Max open files")).unwrap().split_whitespace().collect();
     assert_eq!(files[3], files[4], "soft limit of open files raised to the hard one");
-    let endpoints = c.inspect(NODE, "endpoints")["maps"].clone();
-    let rows: Vec<String> = endpoints[0]["rows"].as_array().unwrap().iter().map(|r| r[0].to_string()).collect();
-    let distinct: BTreeSet<&String> = rows.iter().collect();
-    assert_eq!(distinct.len(), rows.len(), "{rows:?}");
     // ingress: gateway, balancer, 2 VIPs, 4 tasks; net: gateway, balancer, 4 VIPs, 8 tasks
-    assert_eq!(rows.len(), 22, "no endpoint too many: {endpoints}");
+    until_is(Duration::from_secs(10), "endpoints, none twice and none too many", &(22, 22), || {
+        let endpoints = c.inspect(NODE, "endpoints")["maps"].clone();
+        let rows: Vec<String> = endpoints[0]["rows"].as_array().unwrap().iter().map(|r| r[0].to_string()).collect();
+        let distinct: BTreeSet<&String> = rows.iter().collect();
+        (rows.len(), distinct.len())
+    });
 }
 
 /// The resolver finds no TCP port in a container: that keeps it from names for now, and not from its network.
@@ -198,8 +196,11 @@ fn what_cannot_be_taken_over_keeps_its_network() {
     };
     range("65053 65053");
     let mut holder = inside.bash("exec busybox nc -ll -p 65053 -e cat", &[]).spawn().unwrap();
+    until(Duration::from_secs(10), "the port is taken", || {
+        (!inside.run("exec ss -Htln sport = :65053", &[]).stdout.is_empty()).then_some(())
+    });
     c.dev(&["start", NODE]);
-    until(Duration::from_secs(10), "the attempt", || c.daemon_logs().contains("cannot take over").then_some(()));
+    until(Duration::from_secs(10), "the attempt", || c.log(NODE).contains("cannot take over").then_some(()));
     assert!(other_answers(), "the container is cut off");
     assert_eq!(holdings(&c), before);
 
@@ -224,7 +225,7 @@ fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
     let names = || resolved(&c.try_exec(NODE, &["docker", "exec", "attached", "nslookup", "attached"]));
     let addr = until(Duration::from_secs(5), "its own name", || Some(names()).filter(|a| a.len() == 1));
     let (outside, url) = (Place::client(&c), format!("http://{}:9090/cgi-bin/index.cgi", c.addr(NODE)));
-    outside.get(&url).unwrap();
+    until(Duration::from_secs(10), "the server", || outside.get(&url).ok());
     let pid = c.docker(NODE, &["inspect", "-f", "{{.State.Pid}}", &ends]);
 
     c.dev(&["kill", NODE]);
@@ -239,7 +240,7 @@ fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
     assert_eq!(code.trim(), "exited 7");
     let mut standing = vec![attached.clone(), server.clone()];
     standing.sort();
-    assert_eq!(c.sandboxes(NODE), standing);
+    until_is(Duration::from_secs(10), "the sandboxes of what runs, and no other", &standing, || c.sandboxes(NODE));
     outside.get(&url).unwrap();
 
     c.docker(NODE, &["rm", "-f", "attached"]);

@@ -45,9 +45,7 @@ fn idle_connections_outlive_connection_tracking() {
     let outside = Place::client(&c);
     let mut talks = Vec::new();
     let mut open = |what: String, place: Place, addr: &str| {
-        until(Duration::from_secs(5), &what, || {
-            place.run("exec 3<>/dev/tcp/$1/7000", &[addr]).status.success().then_some(())
-        });
+        until(Duration::from_secs(5), &what, || place.connects(addr, 7000).then_some(()));
         talks.push((what, Talk::open(&place, addr, 7000)));
     };
     for client in &clients {

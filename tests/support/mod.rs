@@ -96,12 +96,19 @@ impl Cluster {
         self.try_dev(&args)
     }
 
+    /// A command in the place of a node, for who has to do with it while it runs. It is the process itself: killed, it
+    /// leaves nothing behind.
+    pub(crate) fn command(&self, node: &str, command: &[&str]) -> Command {
+        let mut process = Command::new(MALHA);
+        process.args(["dev", "--name", &self.name, "exec", node]).args(command);
+        process
+    }
+
     /// Output and errors of a command that reads `input`, however it ends.
     pub(crate) fn exec_input(&self, node: &str, input: &str, command: &[&str]) -> String {
         use std::io::Write as _;
-        let mut child = Command::new(MALHA)
-            .args(["dev", "--name", &self.name, "exec", node])
-            .args(command)
+        let mut child = self
+            .command(node, command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -238,10 +245,15 @@ impl Cluster {
 
     /// Waits until `count` tasks of the service run.
     pub(crate) fn wait_running(&self, service: &str, count: usize) -> Vec<Task> {
-        until(Duration::from_secs(30), &format!("{count} running tasks of {service}"), || {
+        until(Duration::from_secs(60), &format!("{count} running tasks of {service}"), || {
             let tasks = self.tasks(service);
             (tasks.len() == count && tasks.iter().all(|t| !t.container.is_empty())).then_some(tasks)
         })
+    }
+
+    /// All that a node's daemon has logged.
+    pub(crate) fn log(&self, node: &str) -> String {
+        std::fs::read_to_string(format!("/var/lib/malha/dev/{}/{node}.log", self.name)).unwrap()
     }
 
     /// The last lines of every daemon's log, for the message of a failure.
@@ -345,14 +357,43 @@ fn packets(dump: &Value, reason: &str) -> Option<u64> {
     }
 }
 
+/// A single ask may take seconds on a busy machine: nobody gives up before this…
+const PATIENCE: Duration = Duration::from_secs(20);
+/// …nor after fewer than these. What is to be fast is measured and not left to a limit.
+const ASKS: usize = 3;
+
 /// Asks until there is an answer.
-pub(crate) fn until<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
+pub(crate) fn until<T>(limit: Duration, what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    let limit = limit.max(PATIENCE);
+    patiently(limit, ask).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+/// Asks until the answer is `wanted`; where it never is, tells the last one.
+pub(crate) fn until_is<T: PartialEq + std::fmt::Debug>(
+    limit: Duration,
+    what: &str,
+    wanted: &T,
+    mut ask: impl FnMut() -> T,
+) {
+    let limit = limit.max(PATIENCE);
+    let mut last = None;
+    patiently(limit, || {
+        last = Some(ask());
+        (last.as_ref() == Some(wanted)).then_some(())
+    });
+    assert_eq!(last.as_ref(), Some(wanted), "not within {limit:?}: {what}");
+}
+
+fn patiently<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let (start, mut asked) = (Instant::now(), 0);
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        asked += 1;
+        if asked >= ASKS && start.elapsed() >= limit {
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -53,9 +53,15 @@ impl Place {
         run(&mut self.bash(script, args))
     }
 
+    /// Whether a connection comes about. One to an address that leads nowhere yet would be tried for minutes.
+    pub(crate) fn connects(&self, addr: &str, port: u16) -> bool {
+        let script = r#"exec timeout 3 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2""#;
+        self.run(script, &[addr, &port.to_string()]).status.success()
+    }
+
     /// One new connection, one HTTP answer.
     pub(crate) fn get(&self, url: &str) -> Result<String, String> {
-        let out = self.run("exec curl -sS -m 3 \"$1\"", &[url]);
+        let out = self.run("exec curl -sS -m 10 \"$1\"", &[url]);
         let (answer, error) = (super::text(&out.stdout), super::text(&out.stderr));
         if out.status.success() && answer.contains("HI from") { Ok(answer) } else { Err(format!("{answer}{error}")) }
     }
