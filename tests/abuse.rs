@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Cluster, Task, resolved, run, talk::Place, text, until};
+use crate::support::{Cluster, Task, resolved, run, talk::Place, text, until, until_is};
 
 /// Resident memory of a node's daemon in MB.
 fn resident(c: &Cluster, node: &str) -> u64 {
@@ -136,20 +136,24 @@ fn strangers_on_the_underlay(c: &Cluster, target: &Task, other: &Task) {
         let script = "f=$(mktemp); printf \"$2\" >$f; for i in 1 2 3; do cat $f >/dev/udp/$1/4789; done; rm $f";
         let out = Place::Netns(c.netns(from)).run(script, &[&node, packet]);
         assert!(out.status.success(), "{}", text(&out.stderr));
-        std::thread::sleep(Duration::from_millis(200));
+    };
+    let counted = |reason: &str, count: u64| {
+        let what = format!("counted as what they are: {reason}");
+        until_is(Duration::from_secs(10), &what, &count, || c.dropped(&target.node, reason));
     };
     let before = received(target);
     send(&other.node, &packet);
-    assert_eq!(received(target), before + 3, "the packet is one that a member's is delivered of");
+    let what = "the packet is one that a member's is delivered of";
+    until_is(Duration::from_secs(10), what, &(before + 3), || received(target));
     let (before, refused) = (received(target), c.dropped(&target.node, "unknown-peer"));
     send("client", &packet);
+    counted("unknown-peer", refused + 3);
     assert_eq!(received(target), before, "a stranger's packet is not delivered");
-    assert_eq!(c.dropped(&target.node, "unknown-peer"), refused + 3, "and counted as what it is");
     let (before, refused) = (received(target), c.dropped(&target.node, "unknown-network"));
     let elsewhere = vxlan(vni + 999, other.addr("net").parse().unwrap(), target.addr("net").parse().unwrap());
     send(&other.node, &elsewhere);
+    counted("unknown-network", refused + 3);
     assert_eq!(received(target), before);
-    assert_eq!(c.dropped(&target.node, "unknown-network"), refused + 3);
     Place::client(c).run("for i in $(seq 20); do head -c 1300 /dev/urandom >/dev/udp/$1/4789; done", &[&node]);
     assert_eq!(received(target), before, "noise is not delivered");
 }
@@ -270,20 +274,18 @@ fn a_full_disk_is_told_and_overcome() {
         acknowledged.insert(format!("before{i}"));
     }
     run(Command::new("dd").args(["if=/dev/zero", &format!("of={dir}/filler"), "bs=64k"]));
-    let start = Instant::now();
     let mut refusal = None;
     for i in 0..400 {
         let asked = Instant::now();
         let (name, out) = (format!("full{i}"), create(&format!("full{i}")));
         if out.status.success() {
             acknowledged.insert(name);
-            assert!(start.elapsed() < Duration::from_secs(30), "a full disk never shows");
         } else {
             refusal = Some((text(&out.stderr), asked.elapsed()));
             break;
         }
     }
-    let (told, after) = refusal.expect("a refusal");
+    let (told, after) = refusal.expect("a full disk never shows");
     eprintln!("{} accepted on a full disk, then after {after:?}: {}", acknowledged.len() - 3, told.trim());
     assert!(told.contains("no space left") || told.contains("No space left"), "tells why: {told}");
     assert!(after < Duration::from_secs(10), "refused after {after:?}");

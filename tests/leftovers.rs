@@ -16,7 +16,7 @@ use crate::support::{Cluster, run, talk::Place, text, until};
 
 fn bpftool(what: &str) -> Vec<Value> {
     // Objects that end while they are listed make it fail.
-    until(Duration::from_secs(5), "bpftool's list", || {
+    until(Duration::from_secs(30), "bpftool's list", || {
         let out = run(Command::new("bpftool").args(["-f", "-j", what, "show"]));
         serde_json::from_slice(&out.stdout).ok()
     })
@@ -94,7 +94,7 @@ fn holdings(name: &str) -> Vec<String> {
 fn assert_gone(name: &str, bpf: &BTreeMap<&'static str, BTreeSet<u64>>) {
     assert_eq!(holdings(name), Vec::<String>::new(), "left behind by {name}");
     // The kernel frees what nobody holds a moment later.
-    until(Duration::from_secs(5), "programs, maps and links to go", || {
+    until(Duration::from_secs(30), "programs, maps and links to go", || {
         let left: Vec<String> = bpf
             .iter()
             .flat_map(|(kind, ids)| {
@@ -210,7 +210,7 @@ fn a_cluster_leaves_nothing_and_its_neighbour_alone() {
     goes.dev(&["down"]);
 
     assert_eq!(stays.wait_running("web", 2).len(), 2);
-    assert!(serves(&stays), "the cluster beside it serves on");
+    until(Duration::from_secs(10), "the cluster beside it serves on", || serves(&stays).then_some(()));
     let bpf = bpf_objects(&stays.name);
     stays.dev(&["down"]);
     assert_gone(&stays.name, &bpf);
