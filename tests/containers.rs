@@ -75,6 +75,9 @@ fn lifecycle(c: &Cluster) {
     c.d("node2", "exec long ip -4 addr show eth0");
     c.d("node2", "kill long");
     c.d("node2", "rm -f long");
+    until(Duration::from_secs(10), "nothing stays of what was started again and again", || {
+        c.sandboxes("node2").is_empty().then_some(())
+    });
     c.d("node2", "volume rm v1");
     let (rc, said) = code(c, "node2", &["docker", "run", "--rm", "alpine", "nosuch"]);
     assert!(rc == 127 && said.contains("executable file not found"), "{rc} {said}");
@@ -212,7 +215,13 @@ fn restarts(c: &Cluster) {
     until(Duration::from_secs(10), "between two runs it is restarting", || {
         c.d("node2", "ps --filter name=crash --format {{.Status}}").starts_with("Restarting (1)").then_some(())
     });
-    c.no("node2", "rm crash", "container is restarting: stop the container before removing or force remove");
+    // It runs for a moment now and then, and is not removed in that moment either.
+    until(Duration::from_secs(10), "who is restarting is not removed", || {
+        let out = c.try_exec("node2", &["docker", "rm", "crash"]);
+        assert!(!out.status.success(), "removed while it is restarting");
+        let why = "container is restarting: stop the container before removing or force remove";
+        text(&out.stderr).contains(why).then_some(())
+    });
     c.d("node2", "rm -f crash");
     until(Duration::from_secs(10), "two more tries", || (of("thrice", "RestartCount") == "2").then_some(()));
     let pid = of("loop", "State.Pid");
@@ -239,10 +248,11 @@ fn restarts(c: &Cluster) {
     c.no("node2", "run --restart sometimes alpine", "invalid restart policy");
 }
 
-/// A command on a terminal of 33 lines and 77 columns, on which its user types each of `input` in turn.
+/// A command on a terminal of 33 lines and 77 columns, on which its user types each of `input` in turn: also what is
+/// typed before the command has the terminal is for the command.
 fn on_terminal(c: &Cluster, input: &[&str], command: &str) -> (i32, String) {
     let typed: String = input.iter().map(|i| format!("sleep 0.5; printf '{i}'; ")).collect();
-    let script = format!("({typed}) | timeout 20 script -qec \"stty rows 33 cols 77; {command}\" /dev/null");
+    let script = format!("({typed}) | timeout 20 script -qec \"stty rows 33 cols 77 -ixon; {command}\" /dev/null");
     code(c, "node2", &["bash", "-c", &script])
 }
 
