@@ -593,7 +593,8 @@ fn restarts(c: &Cluster) {
         let tries = c.d("node1", "service ps bad").matches("Rejected").count();
         (tries >= 3).then(|| (tries, begin.elapsed()))
     });
-    let most = 1 + took.as_secs() as usize / 2;
+    // the next one gets ready, which fails, while the delay before it passes
+    let most = 2 + took.as_secs() as usize / 2;
     assert!(tries <= most, "{tries} tries within {took:?} at one in 2 s");
     c.d("node1", "service rm crash once bad");
 }
