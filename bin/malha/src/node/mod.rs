@@ -5,3 +5,4 @@ pub(crate) mod events;
 pub(crate) mod executor;
 pub(crate) mod network;
 pub(crate) mod swarm;
+mod turns;

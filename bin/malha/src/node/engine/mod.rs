@@ -26,12 +26,13 @@ use malha_api::backend::{
 use malha_kit::{Clock, SystemClock};
 use malha_model::{ApiError, ApiResult, LogOptions, NetworkView, TaskId, Timestamp};
 use malha_runtime::{
-    ConsoleSize, ContainerEvent, ErrorKind, EventKind, ExecOptions, Runtime, RuntimeError, RuntimeEvent, VolumeInfo,
+    ConsoleSize, ContainerEvent, ContainerInfo, ErrorKind, EventKind, ExecOptions, Runtime, RuntimeError, RuntimeEvent,
+    VolumeInfo,
 };
 use parking_lot::Mutex;
 
 use self::{local_networks::LocalNetworks, owed::Owed, record::Record, restarts::Restarts};
-use super::{events::EventLog, network::NodeNet, swarm::Swarm};
+use super::{events::EventLog, network::NodeNet, swarm::Swarm, turns::Turns};
 use crate::config::Config;
 
 pub(crate) struct LocalEngine {
@@ -47,6 +48,8 @@ pub(crate) struct LocalEngine {
     restarts: Restarts,
     /// One at a time, so that the managers hear of the last name last.
     renames: tokio::sync::Mutex<()>,
+    /// Changes of a container's record.
+    records: Turns,
 }
 
 impl LocalEngine {
@@ -60,7 +63,8 @@ impl LocalEngine {
     ) -> Arc<Self> {
         let (attached, owed) = (Mutex::default(), Owed::default());
         let (restarts, renames) = (Restarts::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames })
+        let records = Turns::default();
+        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames, records })
     }
 
     /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.
@@ -412,6 +416,22 @@ impl Engine for LocalEngine {
 }
 
 impl LocalEngine {
+    /// Writes down what the next daemon must know. Each change begins with what the last one left.
+    async fn change_record(
+        &self,
+        container: &str,
+        change: impl FnOnce(Record) -> Record,
+    ) -> Result<ContainerInfo, RuntimeError> {
+        let _turn = self.records.take(container).await;
+        let info = self.runtime.inspect(container)?;
+        let data = change(Record::of(&info)).to_value();
+        if data == info.options.caller_data {
+            return Ok(info);
+        }
+        self.runtime.set_caller_data(container, data).await?;
+        self.runtime.inspect(container)
+    }
+
     /// Containers by the volume that they mount.
     fn volume_users(&self) -> BTreeMap<String, Vec<String>> {
         let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -87,8 +87,9 @@ fn wanted(policy: &RestartPolicy, code: i32, restarts: u32) -> bool {
     }
 }
 
-fn has_policy(policy: &RestartPolicy) -> bool {
-    !matches!(policy.name.as_str(), "" | "no")
+/// Tasks come back as their service says.
+fn has_policy(record: &Record) -> bool {
+    record.task.is_none() && !matches!(record.host_config.restart_policy.name.as_str(), "" | "no")
 }
 
 impl LocalEngine {
@@ -134,14 +135,8 @@ impl LocalEngine {
     }
 
     async fn restart(self: &Arc<Self>, id: &str) {
-        let begin = async {
-            let container = self.runtime.inspect(id)?;
-            let record = Record::of(&container);
-            let record = Record { restarts: record.restarts + 1, stopped: false, ..record };
-            self.runtime.set_caller_data(id, record.to_value()).await?;
-            self.runtime.inspect(id)
-        };
-        let container = match begin.await {
+        let count = |r: Record| Record { restarts: r.restarts + 1, stopped: self.restarts.is_stopped(id), ..r };
+        let container = match self.change_record(id, count).await {
             Ok(container) if container.state.status.is_running() => return,
             Ok(container) => container,
             Err(RuntimeError::NoSuchContainer(_)) => return self.restarts.forget(id),
@@ -167,26 +162,23 @@ impl LocalEngine {
 
     /// Before a stop or kill by the user.
     pub(super) async fn user_stops(&self, container: &ContainerInfo) -> ApiResult<()> {
-        self.restarts.overrule(&container.id, true);
-        self.note(container, |r| Record { stopped: true, ..r }).await
+        self.user_says(container, true, |r| Record { stopped: true, ..r }).await
     }
 
     /// Before a start by the user.
     pub(super) async fn user_starts(&self, container: &ContainerInfo) -> ApiResult<()> {
-        self.restarts.overrule(&container.id, false);
-        self.note(container, |r| Record { stopped: false, restarts: 0, ..r }).await
+        self.user_says(container, false, |r| Record { stopped: false, restarts: 0, ..r }).await
     }
 
-    /// Writes down what the next daemon must know.
-    async fn note(&self, container: &ContainerInfo, change: impl FnOnce(Record) -> Record) -> ApiResult<()> {
-        let record = Record::of(container);
-        let before = (record.stopped, record.restarts);
-        if record.task.is_some() || !has_policy(&record.host_config.restart_policy) {
-            return Ok(());
-        }
-        let record = change(record);
-        if before != (record.stopped, record.restarts) {
-            self.runtime.set_caller_data(&container.id, record.to_value()).await?;
+    async fn user_says(
+        &self,
+        container: &ContainerInfo,
+        stopped: bool,
+        note: impl FnOnce(Record) -> Record,
+    ) -> ApiResult<()> {
+        if has_policy(&Record::of(container)) {
+            self.restarts.overrule(&container.id, stopped);
+            self.change_record(&container.id, note).await?;
         }
         Ok(())
     }

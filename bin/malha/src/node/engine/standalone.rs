@@ -43,7 +43,7 @@ impl LocalEngine {
     }
 
     pub(super) async fn start_standalone(&self, info: &ContainerInfo) -> ApiResult<()> {
-        let mut record = Record::of(info);
+        let record = Record::of(info);
         let mut held: Vec<TaskId> = Vec::new();
         if info.options.network != NetworkMode::Host && record.host_config.network_mode != "none" {
             let attached = self.attach_all(info, &record).await?;
@@ -51,7 +51,7 @@ impl LocalEngine {
             self.attached.lock().insert(info.id.clone(), held.clone());
             let wiring = async {
                 self.follow_name(info).await?;
-                self.wire_standalone(info, &mut record, attached).await
+                self.wire_standalone(info, &record, attached).await
             };
             if let Err(e) = wiring.await {
                 self.release(&info.id).await;
@@ -105,23 +105,23 @@ impl LocalEngine {
     async fn wire_standalone(
         &self,
         info: &ContainerInfo,
-        record: &mut Record,
+        record: &Record,
         attached: BTreeMap<String, (TaskId, NetworkAttachment)>,
     ) -> ApiResult<()> {
         let attachments = attached.values().map(|(_, a)| a.clone()).collect();
         let ports = host_ports(&record.host_config)?;
         let wired = self.net.wire(wire_request(info, record, attachments, ports)).await;
         let wired: Wired = wired.map_err(|e| not_wired(info, &e))?;
-        record.attachments = attached.into_iter().map(|(name, (task, _))| (name, task)).collect();
-        record.networks = wired.networks;
-        if record.networks.is_empty() {
-            record.networks.insert("bridge".into(), EndpointSettings::default());
-        }
-        record.ports = wired.ports;
-        record.sandbox_key = wired.sandbox_key;
         self.runtime.set_network(&info.id, wired.mode).await?;
         self.runtime.set_files(&info.id, wired.files).await?;
-        self.runtime.set_caller_data(&info.id, record.to_value()).await?;
+        let attachments: BTreeMap<String, TaskId> =
+            attached.into_iter().map(|(name, (task, _))| (name, task)).collect();
+        let mut networks = wired.networks;
+        if networks.is_empty() {
+            networks.insert("bridge".into(), EndpointSettings::default());
+        }
+        let (ports, sandbox_key) = (wired.ports, wired.sandbox_key);
+        self.change_record(&info.id, |r| Record { networks, attachments, ports, sandbox_key, ..r }).await?;
         Ok(())
     }
 

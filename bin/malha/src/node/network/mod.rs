@@ -42,6 +42,7 @@ use self::{
     endpoint::{endpoint_settings, host_network},
     zones::Zones,
 };
+use super::turns::Turns;
 
 /// How long a container waits for the views of its networks to arrive.
 const VIEW_LIMIT: Duration = Duration::from_secs(20);
@@ -59,7 +60,7 @@ struct Wiring {
     state: Mutex<State>,
     networks: watch::Sender<Arc<NodeNetworks>>,
     /// Sandboxes that are being made or removed: whoever removes one waits until a given-up attempt to make it has ended.
-    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Turns,
 }
 
 #[derive(Clone, Debug)]
@@ -161,16 +162,7 @@ impl Wiring {
     fn new(settings: Settings, dns: malha_dns::Server, bridge: GwBridgeConfig) -> Self {
         let (networks, _) = watch::channel(Arc::default());
         let state = Mutex::new(State { bridge, ..State::default() });
-        Self { settings, dns, kernel: RwLock::default(), state, networks, turns: Mutex::default() }
-    }
-
-    async fn turn(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock();
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            turns.entry(id.to_owned()).or_default().clone()
-        };
-        turn.lock_owned().await
+        Self { settings, dns, kernel: RwLock::default(), state, networks, turns: Turns::default() }
     }
 
     /// Makes or adopts what the node itself has: tunnel device, bridge, programs. A bridge that is made keeps off
@@ -299,7 +291,7 @@ impl Wiring {
         resolver: Resolver,
     ) -> Result<SandboxState, WireError> {
         let id = plan.id.clone();
-        let _turn = self.turn(&id).await;
+        let _turn = self.turns.take(&id).await;
         let stood = net.sandboxes().stands(&id);
         let done = self.raise(net, plan, networks, resolver).await;
         if done.is_ok() || self.state.lock().sandboxes.contains_key(&id) {
@@ -449,7 +441,7 @@ impl Wiring {
 
     async fn unwire(&self, id: &str) -> Result<(), WireError> {
         let kernel = self.kernel.read().await;
-        let _turn = self.turn(id).await;
+        let _turn = self.turns.take(id).await;
         {
             let mut state = self.state.lock();
             state.sandboxes.remove(id);
