@@ -16,6 +16,7 @@ fn containers_and_images_behave() {
     mounts(&c);
     terminals(&c);
     restarts(&c);
+    started_by_many(&c);
     attached_to_a_swarm_network(&c);
     containers_of_tasks(&c);
     told_afterwards(&c);
@@ -246,6 +247,20 @@ fn restarts(c: &Cluster) {
     assert_eq!(of("unless", "State.Running"), "false");
     c.d("node2", "rm -f thrice well loop unless");
     c.no("node2", "run --restart sometimes alpine", "invalid restart policy");
+}
+
+/// Of those who start a container at once, one does so; the others leave it its network and let it be.
+fn started_by_many(c: &Cluster) {
+    c.d("node2", "create --rm --name many -p 8097:3000 hello");
+    c.exec("node2", &["sh", "-c", "for i in 1 2 3 4; do docker start many & done; wait"]);
+    let url = format!("http://{}:8097", c.addr("node2"));
+    let said = until(Duration::from_secs(5), "it serves", || {
+        let out = c.try_exec("client", &["curl", "-sS", "-m", "2", &url]);
+        out.status.success().then(|| text(&out.stdout))
+    });
+    assert!(said.starts_with("HI from "), "{said}");
+    assert_eq!(c.d("node2", "ps --filter name=many --format {{.Names}}").trim(), "many");
+    c.d("node2", "rm -f many");
 }
 
 /// A command on a terminal of 33 lines and 77 columns, on which its user types each of `input` in turn: also what is

@@ -7,6 +7,7 @@ pub(crate) mod local_networks;
 pub(crate) mod mounts;
 mod owed;
 pub(crate) mod record;
+mod release;
 mod rename;
 mod restarts;
 mod standalone;
@@ -42,12 +43,14 @@ pub(crate) struct LocalEngine {
     pub(crate) swarm: Arc<Swarm>,
     pub(crate) local: LocalNetworks,
     events: Arc<EventLog>,
-    /// Swarm attachments of the stand-alone containers that run.
+    /// Swarm attachments of the stand-alone containers that this daemon has wired, or found wired.
     attached: Mutex<BTreeMap<String, Vec<TaskId>>>,
     owed: Owed,
     restarts: Restarts,
     /// One at a time, so that the managers hear of the last name last.
     renames: tokio::sync::Mutex<()>,
+    /// Starts of stand-alone containers, and the release of what they held.
+    turns: Turns,
     /// Changes of a container's record.
     records: Turns,
 }
@@ -63,8 +66,8 @@ impl LocalEngine {
     ) -> Arc<Self> {
         let (attached, owed) = (Mutex::default(), Owed::default());
         let (restarts, renames) = (Restarts::default(), tokio::sync::Mutex::default());
-        let records = Turns::default();
-        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames, records })
+        let (turns, records) = (Turns::default(), Turns::default());
+        Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames, turns, records })
     }
 
     /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.
@@ -93,21 +96,6 @@ impl LocalEngine {
         }
         if ended {
             self.restart_ended(&event.id);
-        }
-    }
-
-    /// Takes over the attachments of stand-alone containers that run, gives back those of containers that do not.
-    async fn release_ended(&self) {
-        for info in self.runtime.list() {
-            let record = Record::of(&info);
-            if record.task.is_some() || record.attachments.is_empty() {
-                continue;
-            }
-            let ids: Vec<TaskId> = record.attachments.values().cloned().collect();
-            self.attached.lock().entry(info.id.clone()).or_insert(ids);
-            if !info.state.status.is_running() {
-                self.release(&info.id).await;
-            }
         }
     }
 }
@@ -182,19 +170,18 @@ impl Engine for LocalEngine {
             return modified(self.runtime.start(&info.id).await);
         }
         self.user_starts(&info).await?;
-        let info = self.runtime.inspect(&info.id)?;
-        let started = self.start_standalone(&info).await;
+        let started = self.start_standalone(&info.id).await;
         if started.is_err() {
             // What its user could not start is left to its user.
             self.user_stops(&info).await?;
         }
         if started.is_err() && info.options.auto_remove {
-            // Who asked for it waits for its removal.
-            if let Err(e) = self.runtime.remove(&info.id, true, true).await {
+            // Who asked for it waits for its removal; somebody else may have had more luck with it.
+            if let Err(e) = self.runtime.remove(&info.id, false, true).await {
                 tracing::warn!(container = info.id, error = %e, "cannot remove a container that did not start");
             }
         }
-        started.map(|()| true)
+        started
     }
 
     async fn stop_container(&self, reference: &str, options: StopOptions) -> ApiResult<bool> {

@@ -135,15 +135,17 @@ impl LocalEngine {
     }
 
     async fn restart(self: &Arc<Self>, id: &str) {
+        if self.runs(id) {
+            return;
+        }
         let count = |r: Record| Record { restarts: r.restarts + 1, stopped: self.restarts.is_stopped(id), ..r };
         let container = match self.change_record(id, count).await {
-            Ok(container) if container.state.status.is_running() => return,
             Ok(container) => container,
             Err(RuntimeError::NoSuchContainer(_)) => return self.restarts.forget(id),
             Err(error) => return warn!(container = id, %error, "not restarted"),
         };
         info!(container = id, "restarting, as its policy says");
-        if let Err(error) = self.start_standalone(&container).await {
+        if let Err(error) = self.start_standalone(id).await {
             warn!(container = id, %error, "cannot be restarted");
             return self.restart_later(&container, NEVER_RAN, Duration::ZERO);
         }

@@ -20,7 +20,7 @@ use malha_runtime::{ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit
 use serde_json::Value;
 use tracing::warn;
 
-use super::{LocalEngine, console_size, host, mounts, record::Record};
+use super::{LocalEngine, console_size, host, modified, mounts, record::Record};
 use crate::node::network::{WireError, WireRequest, Wired, endpoint_id};
 
 fn invalid(text: impl Into<String>) -> ApiError {
@@ -42,29 +42,47 @@ impl LocalEngine {
         Ok(CreatedContainer { id: created.id, warnings: Vec::new() })
     }
 
-    pub(super) async fn start_standalone(&self, info: &ContainerInfo) -> ApiResult<()> {
+    /// False where it runs. Its user and its policy may want it at the same time: one of them starts it.
+    pub(super) async fn start_standalone(&self, id: &str) -> ApiResult<bool> {
+        let mut held = Vec::new();
+        let started = {
+            let _turn = self.turns.take(id).await;
+            self.start_in_turn(id, &mut held).await
+        };
+        if started.is_err() {
+            self.settle(&held).await;
+        }
+        started
+    }
+
+    /// `held` are the attachments that it was given, however it ends.
+    async fn start_in_turn(&self, id: &str, held: &mut Vec<TaskId>) -> ApiResult<bool> {
+        let info = self.runtime.inspect(id)?;
+        if info.state.status.is_running() {
+            return Ok(false);
+        }
+        let started = self.wire_and_start(&info, held).await;
+        if started.is_err() && !self.runs(id) {
+            self.let_go(id).await;
+        }
+        started
+    }
+
+    async fn wire_and_start(&self, info: &ContainerInfo, held: &mut Vec<TaskId>) -> ApiResult<bool> {
         let record = Record::of(info);
-        let mut held: Vec<TaskId> = Vec::new();
+        // An earlier run's, whose end has not been heard of here yet: its sandbox goes, its addresses may stay.
+        let stale = self.attached.lock().contains_key(&info.id);
+        if stale {
+            self.unwire(&info.id).await;
+        }
         if info.options.network != NetworkMode::Host && record.host_config.network_mode != "none" {
             let attached = self.attach_all(info, &record).await?;
             held.extend(attached.values().map(|(id, _)| id.clone()));
             self.attached.lock().insert(info.id.clone(), held.clone());
-            let wiring = async {
-                self.follow_name(info).await?;
-                self.wire_standalone(info, &record, attached).await
-            };
-            if let Err(e) = wiring.await {
-                self.release(&info.id).await;
-                self.settle(&held).await;
-                return Err(e);
-            }
+            self.follow_name(info).await?;
+            self.wire_standalone(info, &record, attached).await?;
         }
-        if let Err(e) = self.runtime.start(&info.id).await {
-            self.release(&info.id).await;
-            self.settle(&held).await;
-            return Err(e.into());
-        }
-        Ok(())
+        modified(self.runtime.start(&info.id).await)
     }
 
     /// Asks the leader for an address on each swarm network.
@@ -141,33 +159,9 @@ impl LocalEngine {
                 warn!(container = info.id, error = %e, "cannot take over the sandbox");
             }
             // It may have ended meanwhile, when there was nothing to give back yet.
-            let runs = self.runtime.inspect(&info.id).is_ok_and(|i| i.state.status.is_running());
-            if !runs {
-                self.release(&info.id).await;
-            }
+            self.release(&info.id).await;
         }
         self.restart_found();
-    }
-
-    /// Gives the sandbox of a container that has ended back, and soon its addresses.
-    pub(super) async fn release(&self, container: &str) {
-        if let Err(e) = self.net.unwire(container).await {
-            warn!(container, error = %e, "cannot remove the sandbox");
-        }
-        self.owed.add(self.attached.lock().remove(container).unwrap_or_default());
-    }
-
-    /// For a request that ended the container: once it is answered, its networks can be removed. Where the event of the
-    /// end was quicker, what is owed since is waited for.
-    pub(super) async fn release_now(&self, container: &ContainerInfo) {
-        // Somebody may have started it again.
-        let runs = self.runtime.inspect(&container.id).is_ok_and(|i| i.state.status.is_running());
-        let held = !runs && self.attached.lock().contains_key(&container.id);
-        if held {
-            self.release(&container.id).await;
-        }
-        let attachments: Vec<TaskId> = Record::of(container).attachments.into_values().collect();
-        self.settle(&attachments).await;
     }
 }
 

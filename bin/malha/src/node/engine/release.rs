@@ -1,0 +1,60 @@
+//! What a container that has ended gives back: its sandbox at once, its addresses once the managers can be told.
+//!
+//! In the container's turn, and only where it does not run: news of an end may come when it has long been started again.
+
+use malha_model::TaskId;
+use malha_runtime::ContainerInfo;
+use tracing::warn;
+
+use super::{LocalEngine, record::Record};
+
+impl LocalEngine {
+    pub(super) fn runs(&self, container: &str) -> bool {
+        self.runtime.inspect(container).is_ok_and(|i| i.state.status.is_running())
+    }
+
+    /// Takes over the attachments of stand-alone containers that run, gives back those of containers that do not.
+    pub(super) async fn release_ended(&self) {
+        for info in self.runtime.list() {
+            let record = Record::of(&info);
+            if record.task.is_some() || record.attachments.is_empty() {
+                continue;
+            }
+            let ids: Vec<TaskId> = record.attachments.values().cloned().collect();
+            self.attached.lock().entry(info.id.clone()).or_insert(ids);
+            if !info.state.status.is_running() {
+                self.release(&info.id).await;
+            }
+        }
+    }
+
+    /// Gives back what the container held, if it has ended.
+    pub(super) async fn release(&self, container: &str) {
+        let _turn = self.turns.take(container).await;
+        let held = self.attached.lock().contains_key(container);
+        if held && !self.runs(container) {
+            self.let_go(container).await;
+        }
+    }
+
+    /// For a request that ended the container: once it is answered, its networks can be removed. Where the event of the
+    /// end was quicker, what is owed since is waited for.
+    pub(super) async fn release_now(&self, container: &ContainerInfo) {
+        self.release(&container.id).await;
+        let attachments: Vec<TaskId> = Record::of(container).attachments.into_values().collect();
+        self.settle(&attachments).await;
+    }
+
+    /// For who has the container's turn, and knows that it does not run.
+    pub(super) async fn let_go(&self, container: &str) {
+        self.unwire(container).await;
+        let held = self.attached.lock().remove(container);
+        self.owed.add(held.unwrap_or_default());
+    }
+
+    pub(super) async fn unwire(&self, container: &str) {
+        if let Err(e) = self.net.unwire(container).await {
+            warn!(container, error = %e, "cannot remove the sandbox");
+        }
+    }
+}
