@@ -213,6 +213,12 @@ fn restarts(c: &Cluster) {
     run("always", "loop", "sleep 1d");
     run("unless-stopped", "unless", "sleep 1d");
     run("always", "crash", "exit 1");
+    run("always", "again", "sleep 1d");
+    c.d("node2", "run -d --rm --name brief alpine sleep 1d");
+    // Restarted by its user, who alone starts it.
+    for name in ["again", "brief"] {
+        c.d("node2", &format!("restart -t 0 {name}"));
+    }
     until(Duration::from_secs(10), "between two runs it is restarting", || {
         c.d("node2", "ps --filter name=crash --format {{.Status}}").starts_with("Restarting (1)").then_some(())
     });
@@ -240,12 +246,20 @@ fn restarts(c: &Cluster) {
         assert_eq!((&*of(name, "State.Status"), &*of(name, "RestartCount")), ("exited", count), "{name}");
     }
     assert_eq!(c.d("node2", "logs thrice"), "run\nrun\nrun\n");
+    assert_eq!((&*of("again", "State.Running"), &*of("again", "RestartCount")), ("true", "0"));
+    for name in ["again", "brief"] {
+        assert!(c.d("node2", &format!("exec {name} ip -4 addr")).contains("172.18."), "{name}");
+        c.d("node2", &format!("stop -t 0 {name}"));
+    }
+    until(Duration::from_secs(5), "it removes itself after all", || {
+        c.d("node2", "ps -aq --filter name=brief").is_empty().then_some(())
+    });
     // The daemon's own return: `always` means it, `unless-stopped` was stopped.
     c.dev(&["kill", "node2"]);
     c.dev(&["start", "node2"]);
     until(Duration::from_secs(20), "always is always", || (of("loop", "State.Running") == "true").then_some(()));
     assert_eq!(of("unless", "State.Running"), "false");
-    c.d("node2", "rm -f thrice well loop unless");
+    c.d("node2", "rm -f thrice well loop unless again");
     c.no("node2", "run --restart sometimes alpine", "invalid restart policy");
 }
 

@@ -196,10 +196,15 @@ impl Engine for LocalEngine {
     }
 
     async fn restart_container(&self, reference: &str, options: StopOptions) -> ApiResult<()> {
-        let id = self.runtime.inspect(reference)?.id;
-        modified(self.runtime.stop(&id, grace(&options), signal(&options.signal)).await)?;
-        // The end gives back the network; the start asks for it again.
-        self.start_container(&id).await.map(drop)
+        let info = self.runtime.inspect(reference)?;
+        self.user_restarts(&info);
+        let restarted = match self.end_run(&info, &options).await {
+            // The end gives back the network; the start asks for it again.
+            Ok(()) => self.start_container(&info.id).await.map(drop),
+            Err(e) => Err(e),
+        };
+        self.restarts.unhold(&info.id);
+        restarted
     }
 
     async fn kill_container(&self, reference: &str, name: &str) -> ApiResult<()> {
@@ -417,6 +422,19 @@ impl LocalEngine {
         }
         self.runtime.set_caller_data(container, data).await?;
         self.runtime.inspect(container)
+    }
+
+    /// For a start that follows: a container that removes itself when it exits does not do so this time.
+    async fn end_run(&self, info: &ContainerInfo, options: &StopOptions) -> ApiResult<()> {
+        let removes_itself = info.options.auto_remove;
+        if removes_itself {
+            self.runtime.set_auto_remove(&info.id, false).await?;
+        }
+        let ended = modified(self.runtime.stop(&info.id, grace(options), signal(&options.signal)).await);
+        if removes_itself {
+            self.runtime.set_auto_remove(&info.id, true).await?;
+        }
+        ended.map(drop)
     }
 
     /// Containers by the volume that they mount.

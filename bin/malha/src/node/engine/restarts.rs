@@ -42,6 +42,8 @@ struct Turn {
     latest: u64,
     /// By its user.
     stopped: bool,
+    /// Its user restarts it: the start after this end is not for its policy to make.
+    held: bool,
 }
 
 impl Restarts {
@@ -56,12 +58,25 @@ impl Restarts {
         *turn = Turn { stopped, latest: turn.latest, ..Turn::default() };
     }
 
+    /// Until `unhold`, its policy does not start it.
+    fn hold(&self, id: &str) {
+        let mut turns = self.0.lock();
+        let turn = turns.entry(id.to_owned()).or_default();
+        *turn = Turn { held: true, waiting: None, ..*turn };
+    }
+
+    pub(super) fn unhold(&self, id: &str) {
+        if let Some(turn) = self.0.lock().get_mut(id) {
+            turn.held = false;
+        }
+    }
+
     /// Takes the next number and says how long to wait.
     fn plan(&self, id: &str, ran: Duration) -> (u64, Duration) {
         let mut turns = self.0.lock();
         let turn = turns.entry(id.to_owned()).or_default();
         let next = if turn.delay.is_zero() || ran >= STEADY { FIRST } else { (2 * turn.delay).min(LONGEST) };
-        *turn = Turn { delay: next, waiting: Some(turn.latest + 1), latest: turn.latest + 1, stopped: false };
+        *turn = Turn { delay: next, waiting: Some(turn.latest + 1), latest: turn.latest + 1, ..Turn::default() };
         (turn.latest, next)
     }
 
@@ -73,6 +88,10 @@ impl Restarts {
 
     fn is_stopped(&self, id: &str) -> bool {
         self.0.lock().get(id).is_some_and(|t| t.stopped)
+    }
+
+    fn is_overruled(&self, id: &str) -> bool {
+        self.0.lock().get(id).is_some_and(|t| t.stopped || t.held)
     }
 }
 
@@ -97,6 +116,10 @@ impl LocalEngine {
     pub(super) fn restart_ended(self: &Arc<Self>, id: &str) {
         let Ok(container) = self.runtime.inspect(id) else { return };
         let state = &container.state;
+        if state.status.is_running() {
+            // The end was that of an earlier run.
+            return;
+        }
         let ran = state.finished_at.since(state.started_at);
         self.restart_later(&container, state.exit_code, ran);
     }
@@ -111,7 +134,7 @@ impl LocalEngine {
     fn comes_back(&self, container: &ContainerInfo, code: i32, moment: Moment) -> bool {
         let record = Record::of(container);
         let policy = &record.host_config.restart_policy;
-        let stopped = record.stopped || self.restarts.is_stopped(&container.id);
+        let stopped = record.stopped || self.restarts.is_overruled(&container.id);
         let forgotten = moment == Moment::DaemonStarts && policy.name == "always";
         record.task.is_none() && (forgotten || !stopped) && wanted(policy, code, record.restarts)
     }
@@ -165,6 +188,13 @@ impl LocalEngine {
     /// Before a stop or kill by the user.
     pub(super) async fn user_stops(&self, container: &ContainerInfo) -> ApiResult<()> {
         self.user_says(container, true, |r| Record { stopped: true, ..r }).await
+    }
+
+    /// Before a restart by the user; `unhold` ends it.
+    pub(super) fn user_restarts(&self, container: &ContainerInfo) {
+        if has_policy(&Record::of(container)) {
+            self.restarts.hold(&container.id);
+        }
     }
 
     /// Before a start by the user.
@@ -232,5 +262,10 @@ mod tests {
         let (number, delay) = next(0);
         assert!(delay == FIRST && !restarts.due("c", number - 1) && restarts.due("c", number));
         assert!(!restarts.due("c", number), "once");
+        let (number, _) = next(0);
+        restarts.hold("c");
+        assert!(restarts.is_overruled("c") && !restarts.is_stopped("c") && !restarts.due("c", number), "held");
+        restarts.unhold("c");
+        assert!(!restarts.is_overruled("c"));
     }
 }
