@@ -72,31 +72,36 @@ impl LocalEngine {
 
     /// Follows the runtime's events for as long as the daemon lives: tells them on, releases what ended containers held.
     pub(crate) async fn follow(self: Arc<Self>) {
+        // Before the look at what has ended: no end falls in between.
         let mut events = self.runtime.events();
-        self.release_ended().await;
+        self.catch_up();
         loop {
             match events.recv().await {
-                Ok(RuntimeEvent::Container(event)) => self.follow_container(&event).await,
+                Ok(RuntimeEvent::Container(event)) => self.follow_container(&event),
                 Ok(RuntimeEvent::Image(event)) => self.events.push(events::of_image(event)),
                 Ok(RuntimeEvent::Volume(event)) => self.events.push(events::of_volume(&event)),
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.release_ended().await,
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => self.catch_up(),
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
             }
         }
     }
 
-    async fn follow_container(self: &Arc<Self>, event: &ContainerEvent) {
-        let ended = matches!(event.kind, EventKind::Die { .. });
-        if ended && self.attached.lock().contains_key(&event.id) {
-            // Addresses are given back elsewhere: events do not wait for a leader.
-            self.release(&event.id).await;
+    fn follow_container(self: &Arc<Self>, event: &ContainerEvent) {
+        for told in events::of_container(event, |name| self.local.own_id(name).map(str::to_owned)) {
+            self.events.push(told);
         }
-        for event in events::of_container(event, |name| self.local.own_id(name).map(str::to_owned)) {
-            self.events.push(event);
+        if matches!(event.kind, EventKind::Die { .. }) {
+            self.ended(event.id.clone());
         }
-        if ended {
-            self.restart_ended(&event.id);
-        }
+    }
+
+    /// Beside the events: neither they nor the ends of other containers wait for the kernel, or for a start under way.
+    fn ended(self: &Arc<Self>, container: String) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            engine.release(&container).await;
+            engine.restart_ended(&container);
+        });
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! In the container's turn, and only where it does not run: news of an end may come when it has long been started again.
 
+use std::sync::Arc;
+
 use malha_model::TaskId;
 use malha_runtime::ContainerInfo;
 use tracing::warn;
@@ -13,18 +15,25 @@ impl LocalEngine {
         self.runtime.inspect(container).is_ok_and(|i| i.state.status.is_running())
     }
 
-    /// Takes over the attachments of stand-alone containers that run, gives back those of containers that do not.
-    pub(super) async fn release_ended(&self) {
+    /// For who has not heard of all ends: takes over the attachments of stand-alone containers, and does what is to be
+    /// done for those that do not run.
+    pub(super) fn catch_up(self: &Arc<Self>) {
         for info in self.runtime.list() {
             let record = Record::of(&info);
-            if record.task.is_some() || record.attachments.is_empty() {
+            if record.task.is_some() {
                 continue;
             }
-            let ids: Vec<TaskId> = record.attachments.values().cloned().collect();
-            self.attached.lock().entry(info.id.clone()).or_insert(ids);
-            if !info.state.status.is_running() {
-                self.release(&info.id).await;
+            if !record.attachments.is_empty() {
+                let ids = record.attachments.into_values().collect();
+                self.attached.lock().entry(info.id.clone()).or_insert(ids);
             }
+            if !info.state.status.is_running() {
+                self.ended(info.id);
+            }
+        }
+        let held: Vec<String> = self.attached.lock().keys().cloned().collect();
+        for removed in held.into_iter().filter(|id| self.runtime.inspect(id).is_err()) {
+            self.ended(removed);
         }
     }
 

@@ -111,15 +111,16 @@ fn has_policy(record: &Record) -> bool {
     record.task.is_none() && !matches!(record.host_config.restart_policy.name.as_str(), "" | "no")
 }
 
+fn has_ended(container: &ContainerInfo) -> bool {
+    container.state.status == Status::Exited && !container.state.started_at.is_zero()
+}
+
 impl LocalEngine {
     /// The container has ended, and what it held is given back.
     pub(super) fn restart_ended(self: &Arc<Self>, id: &str) {
-        let Ok(container) = self.runtime.inspect(id) else { return };
+        // Where it runs, the end was that of an earlier run.
+        let Some(container) = self.runtime.inspect(id).ok().filter(has_ended) else { return };
         let state = &container.state;
-        if state.status.is_running() {
-            // The end was that of an earlier run.
-            return;
-        }
         let ran = state.finished_at.since(state.started_at);
         self.restart_later(&container, state.exit_code, ran);
     }
@@ -141,9 +142,7 @@ impl LocalEngine {
 
     /// It has ended and is about to be started again.
     pub(super) fn is_restarting(&self, container: &ContainerInfo) -> bool {
-        let state = &container.state;
-        let ended = state.status == Status::Exited && !state.started_at.is_zero();
-        ended && self.comes_back(container, state.exit_code, Moment::AtItsEnd)
+        has_ended(container) && self.comes_back(container, container.state.exit_code, Moment::AtItsEnd)
     }
 
     fn come_back(self: &Arc<Self>, id: &str, ran: Duration) {
@@ -218,9 +217,7 @@ impl LocalEngine {
     /// Containers that ended while no daemon ran, or with the machine.
     pub(super) fn restart_found(self: &Arc<Self>) {
         for container in self.runtime.list() {
-            let state = &container.state;
-            let ended = !state.status.is_running() && !state.started_at.is_zero();
-            if ended && self.comes_back(&container, state.exit_code, Moment::DaemonStarts) {
+            if has_ended(&container) && self.comes_back(&container, container.state.exit_code, Moment::DaemonStarts) {
                 self.come_back(&container.id, Duration::ZERO);
             }
         }
