@@ -243,6 +243,19 @@ fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
     until_is(Duration::from_secs(10), "the sandboxes of what runs, and no other", &standing, || c.sandboxes(NODE));
     outside.get(&url).unwrap();
 
+    // What is still to be given back when the daemon dies is given back by the next one.
+    c.docker("node1", &["network", "create", "-d", "overlay", "--attachable", "held"]);
+    start(&["--name", "gone", "--network", "held", "alpine", "sleep", "1h"]);
+    c.dev(&["kill", "node1"]);
+    c.docker(NODE, &["rm", "-f", "gone"]);
+    c.dev(&["kill", NODE]);
+    c.dev(&["start", "node1"]);
+    c.dev(&["start", NODE]);
+    until(Duration::from_secs(40), "the network is free", || {
+        c.try_exec("node1", &["docker", "network", "rm", "held"]).status.success().then_some(())
+    });
+    outside.get(&url).unwrap();
+
     c.docker(NODE, &["rm", "-f", "attached"]);
     assert_eq!(c.sandboxes(NODE), [server.as_str()]);
     c.docker(NODE, &["swarm", "leave"]);

@@ -2,11 +2,14 @@
 //!
 //! A container that comes back before that is given the same attachment again, which is owed no more then. Who asked
 //! for a container's end may want to remove its network next, and waits a moment for it.
+//!
+//! None of it is written down: what the swarm holds for a container that is gone or does not run is owed, and is looked
+//! for now and then. So nothing stays held after a daemon that died, or an answer that was lost.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use malha_kit::{Backoff, Rng};
-use malha_model::{ApiError, ApiResult, Code, ControlRequest, TaskId};
+use malha_model::{ApiError, ApiResult, Code, ControlRequest, Task, TaskId};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, RwLock, RwLockReadGuard},
@@ -24,6 +27,8 @@ const PROMPT: Duration = Duration::from_secs(1);
 const TURN_LIMIT: Duration = Duration::from_secs(1);
 /// How long one attempt may keep the turn.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is looked for what the swarm holds for nobody.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Attachments that nobody uses any more and the managers still hold.
 #[derive(Default)]
@@ -36,8 +41,17 @@ pub(super) struct Owed {
 
 impl Owed {
     pub(super) fn add(&self, attachments: impl IntoIterator<Item = TaskId>) {
-        self.attachments.lock().extend(attachments);
-        self.more.notify_one();
+        if self.note(attachments) {
+            self.more.notify_one();
+        }
+    }
+
+    /// True where it is more than before.
+    fn note(&self, attachments: impl IntoIterator<Item = TaskId>) -> bool {
+        let mut owed = self.attachments.lock();
+        let before = owed.len();
+        owed.extend(attachments);
+        owed.len() > before
     }
 
     /// To be held from the request for an attachment until it is owed no more.
@@ -63,6 +77,7 @@ impl LocalEngine {
     pub(crate) async fn pay(self: Arc<Self>, rng: Rng) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, rng);
         loop {
+            self.owe_strays();
             let mut kept = false;
             for attachment in self.owed.list() {
                 if let Err(e) = self.give_back(&attachment).await {
@@ -70,17 +85,38 @@ impl LocalEngine {
                     kept = true;
                 }
             }
-            if kept {
-                tokio::select! {
-                    biased;
-                    () = self.owed.more.notified() => {}
-                    () = sleep(backoff.next_pause()) => {}
-                }
+            let pause = if kept {
+                backoff.next_pause()
             } else {
                 backoff.reset();
-                self.owed.more.notified().await;
+                LOOK
+            };
+            tokio::select! {
+                biased;
+                () = self.owed.more.notified() => {}
+                () = sleep(pause) => {}
             }
         }
+    }
+
+    /// What the swarm holds for containers that are gone or do not run, as far as this node has been told.
+    fn owe_strays(&self) {
+        let networks = self.net.current();
+        for (attachment, container) in attachments(&networks.tasks) {
+            // Who starts or releases it just now has its turn; what was wired here is released at its end.
+            let Some(_turn) = self.turns.try_take(container) else { continue };
+            let wired = self.attached.lock().contains_key(container);
+            if !wired && !self.runs(container) {
+                self.owed.note([attachment.clone()]);
+            }
+        }
+    }
+
+    /// What the swarm holds for a container, as far as this node has been told.
+    pub(super) fn held_for(&self, container: &str) -> Vec<TaskId> {
+        let networks = self.net.current();
+        let held = attachments(&networks.tasks).filter(|(_, of)| *of == container);
+        held.map(|(attachment, _)| attachment.clone()).collect()
     }
 
     /// Gives back what of these is owed, for somebody who waits for it: not for long, `pay` does the rest.
@@ -122,4 +158,9 @@ impl LocalEngine {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Those among a node's tasks, with the container that each is for.
+fn attachments(tasks: &[Arc<Task>]) -> impl Iterator<Item = (&TaskId, &str)> {
+    tasks.iter().filter_map(|t| Some((&t.id, t.spec.network_attachment_spec.as_ref()?.container_id.as_str())))
 }

@@ -50,15 +50,17 @@ impl LocalEngine {
     /// end was quicker, what is owed since is waited for.
     pub(super) async fn release_now(&self, container: &ContainerInfo) {
         self.release(&container.id).await;
-        let attachments: Vec<TaskId> = Record::of(container).attachments.into_values().collect();
+        let mut attachments: Vec<TaskId> = Record::of(container).attachments.into_values().collect();
+        attachments.extend(self.held_for(&container.id));
         self.settle(&attachments).await;
     }
 
     /// For who has the container's turn, and knows that it does not run.
     pub(super) async fn let_go(&self, container: &str) {
         self.unwire(container).await;
-        let held = self.attached.lock().remove(container);
-        self.owed.add(held.unwrap_or_default());
+        let held = self.attached.lock().remove(container).unwrap_or_default();
+        // There is more where an answer was lost.
+        self.owed.add(held.into_iter().chain(self.held_for(container)));
     }
 
     pub(super) async fn unwire(&self, container: &str) {
