@@ -263,4 +263,18 @@ fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
     assert_eq!(c.sandboxes(NODE), [server.as_str()]);
     c.docker(NODE, &["rm", "-f", "server"]);
     assert_eq!(c.sandboxes(NODE), Vec::<String>::new());
+
+    // Outside a swarm: what ends while no daemon looks leaves its port to others, and what runs is left alone.
+    let stays = start(&["--name", "stays", "-p", "9092:3000", "hello"]);
+    let ends = start(&["-p", "9091:3000", "alpine", "sh", "-c", ENDS_WHEN_TOLD]);
+    let pid = c.docker(NODE, &["inspect", "-f", "{{.State.Pid}}", &ends]);
+    c.dev(&["kill", NODE]);
+    std::fs::write(format!("/proc/{}/root/tmp/go", pid.trim()), "").unwrap();
+    until(Duration::from_secs(3), "the end of a container", || {
+        (!Path::new(&format!("/proc/{}", pid.trim())).exists()).then_some(())
+    });
+    c.dev(&["start", NODE]);
+    until_is(Duration::from_secs(10), "the sandbox of what runs, and no other", &vec![stays], || c.sandboxes(NODE));
+    start(&["-p", "9091:3000", "hello"]);
+    outside.get(&format!("http://{}:9092/cgi-bin/index.cgi", c.addr(NODE))).unwrap();
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -25,7 +25,7 @@ use crate::{
     paths::Paths,
     programs::{ProgramError, Programs},
     rtnl::Rtnl,
-    sandbox::{SandboxState, Sandboxes},
+    sandbox::{self, SandboxState, Sandboxes},
     uplinks::{self, NodeAddresses},
     vxlan::{self, VXLAN_DEVICE},
 };
@@ -82,6 +82,11 @@ pub struct NodeNetwork {
 }
 
 impl NodeNetwork {
+    /// Whether a daemon that had this run directory left sandboxes of containers, or ports that they held.
+    pub fn any_left(run_dir: &Path) -> bool {
+        sandbox::any_left(run_dir)
+    }
+
     /// Makes or adopts what every node has.
     pub async fn open(config: &NodeNetworkConfig) -> NetResult<Self> {
         let forwarding = Dataplane::open(&ebpf::Config {

@@ -62,6 +62,12 @@ struct Shared {
     last_gateway: Option<Ipv4Addr>,
 }
 
+/// Whether there is anything in a directory that [`Sandboxes::open`] was given once.
+pub(crate) fn any_left(dir: &Path) -> bool {
+    let holds = |part: &str| fs::read_dir(dir.join(part)).is_ok_and(|mut entries| entries.next().is_some());
+    holds("netns") || holds("ports")
+}
+
 impl Sandboxes {
     /// `dir` gets `netns/` and `ports/`. Rules of an earlier daemon stay in force with their ports.
     pub(crate) async fn open(

@@ -230,7 +230,7 @@ impl Engine for LocalEngine {
         self.user_stops(&info).await?;
         self.runtime.remove(&info.id, options.force, options.volumes).await?;
         self.restarts.forget(&info.id);
-        self.release_now(&info).await;
+        self.release_removed(&info).await;
         Ok(())
     }
 

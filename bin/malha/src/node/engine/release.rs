@@ -8,7 +8,7 @@ use malha_model::TaskId;
 use malha_runtime::ContainerInfo;
 use tracing::warn;
 
-use super::{LocalEngine, record::Record};
+use super::{LocalEngine, record::Record, standalone::has_sandbox};
 
 impl LocalEngine {
     pub(super) fn runs(&self, container: &str) -> bool {
@@ -23,7 +23,7 @@ impl LocalEngine {
             if record.task.is_some() {
                 continue;
             }
-            if !record.attachments.is_empty() {
+            if !record.attachments.is_empty() || self.net.knows(&info.id) {
                 let ids = record.attachments.into_values().collect();
                 self.attached.lock().entry(info.id.clone()).or_insert(ids);
             }
@@ -53,6 +53,15 @@ impl LocalEngine {
         let mut attachments: Vec<TaskId> = Record::of(container).attachments.into_values().collect();
         attachments.extend(self.held_for(&container.id));
         self.settle(&attachments).await;
+    }
+
+    /// For a request that removed the container. What an earlier daemon left of its sandbox goes too.
+    pub(super) async fn release_removed(&self, container: &ContainerInfo) {
+        if has_sandbox(container, &Record::of(container)) {
+            let _turn = self.turns.take(&container.id).await;
+            self.let_go(&container.id).await;
+        }
+        self.release_now(container).await;
     }
 
     /// For who has the container's turn, and knows that it does not run.

@@ -75,7 +75,7 @@ impl LocalEngine {
         if stale {
             self.unwire(&info.id).await;
         }
-        if info.options.network != NetworkMode::Host && record.host_config.network_mode != "none" {
+        if has_sandbox(info, &record) {
             let attached = self.attach_all(info, &record).await?;
             held.extend(attached.values().map(|(id, _)| id.clone()));
             self.attached.lock().insert(info.id.clone(), held.clone());
@@ -163,6 +163,12 @@ impl LocalEngine {
         }
         self.restart_found();
     }
+}
+
+/// Whether a stand-alone container has a network of its own.
+pub(super) fn has_sandbox(info: &ContainerInfo, record: &Record) -> bool {
+    let none = info.options.network == NetworkMode::Host || record.host_config.network_mode == "none";
+    record.task.is_none() && !none
 }
 
 fn wire_request(

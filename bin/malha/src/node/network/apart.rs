@@ -75,6 +75,20 @@ impl NodeNet {
         self.apart(|wiring| async move { wiring.close().await }).await
     }
 
+    /// What an earlier daemon left standing outside a swarm: that of `keep` stays, the rest and its ports go.
+    pub(crate) async fn reopen(&self, keep: BTreeSet<String>) {
+        match self.apart(|wiring| async move { wiring.reopen().await }).await {
+            Ok(true) => self.collect_garbage(keep).await,
+            Ok(false) => {}
+            Err(e) => warn!(error = %e, "cannot look at the sandboxes of an earlier daemon"),
+        }
+    }
+
+    /// Whether there is a sandbox of a container, made here or found.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        self.wiring.knows(id)
+    }
+
     /// Removes the sandboxes in which no container can stand, but those that are to be kept.
     pub(crate) async fn collect_garbage(&self, keep: BTreeSet<String>) {
         match self.apart(|wiring| async move { wiring.collect_garbage(keep).await }).await {

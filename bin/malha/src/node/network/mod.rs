@@ -7,6 +7,7 @@
 
 mod apart;
 mod endpoint;
+mod found;
 mod gateway;
 mod routes;
 mod zones;

@@ -201,8 +201,12 @@ impl Swarm {
     }
 }
 
-/// Sandboxes of containers that run or are about to.
-fn occupied(runtime: &Runtime) -> BTreeSet<String> {
-    let here = runtime.list().into_iter().filter(|c| c.state.status.is_running() || c.state.started_at.is_zero());
-    here.map(|c| c.options.labels.get(TASK_LABEL).cloned().unwrap_or(c.id)).collect()
+/// Sandboxes of containers that run, and of those of tasks that are about to: a stand-alone one gets its at the start.
+pub(super) fn occupied(runtime: &Runtime) -> BTreeSet<String> {
+    let occupied = runtime.list().into_iter().filter_map(|c| {
+        let task = c.options.labels.get(TASK_LABEL).cloned();
+        let awaited = task.is_some() && c.state.started_at.is_zero();
+        (c.state.status.is_running() || awaited).then(|| task.unwrap_or(c.id))
+    });
+    occupied.collect()
 }

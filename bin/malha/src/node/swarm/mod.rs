@@ -57,6 +57,8 @@ impl Swarm {
         let dir = saved::swarm_dir(&deps.config.data_root);
         let swarm = Arc::new(Self { deps, dir, current: ArcSwapOption::empty(), changing: Mutex::default() });
         let (Some(saved), Some(tls)) = (saved::load(&swarm.dir)?, TlsMaterial::load(&swarm.dir)?) else {
+            // Members do so when they open their network.
+            swarm.deps.net.reopen(member::occupied(&swarm.deps.runtime)).await;
             return Ok(swarm);
         };
         info!(node = %tls.certificate().identity.node, "member of a swarm");
