@@ -231,6 +231,10 @@ fn restarts(c: &Cluster) {
     });
     c.d("node2", "rm -f crash");
     until(Duration::from_secs(10), "two more tries", || (of("thrice", "RestartCount") == "2").then_some(()));
+    // What was refused has changed nothing.
+    c.no("node2", "rm loop", "container is running: stop the container before removing or force remove");
+    c.no("node2", "kill -s NOSUCH loop", "invalid signal: NOSUCH");
+    c.no("node2", "stop -s NOSUCH loop", "invalid signal: NOSUCH");
     let pid = of("loop", "State.Pid");
     c.exec("node2", &["kill", "-9", &pid]);
     until(Duration::from_secs(10), "another process", || {

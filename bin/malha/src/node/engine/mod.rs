@@ -193,7 +193,8 @@ impl Engine for LocalEngine {
         let info = self.runtime.inspect(reference)?;
         let called_off = self.is_restarting(&info);
         self.user_stops(&info).await?;
-        let stopped = modified(self.runtime.stop(&info.id, grace(&options), signal(&options.signal)).await)?;
+        let stopped = self.runtime.stop(&info.id, grace(&options), signal(&options.signal)).await;
+        let stopped = modified(self.unless_refused(&info, stopped).await)?;
         if stopped {
             self.release_now(&info).await;
         }
@@ -214,8 +215,14 @@ impl Engine for LocalEngine {
 
     async fn kill_container(&self, reference: &str, name: &str) -> ApiResult<()> {
         let info = self.runtime.inspect(reference)?;
+        let called_off = self.is_restarting(&info);
         self.user_stops(&info).await?;
-        Ok(self.runtime.kill(&info.id, signal(name)).await?)
+        let killed = self.runtime.kill(&info.id, signal(name)).await;
+        match self.unless_refused(&info, killed).await {
+            // Between two runs there is nothing to kill, and the next one is called off.
+            Err(RuntimeError::NotRunning(_)) if called_off => Ok(()),
+            killed => Ok(killed?),
+        }
     }
 
     async fn rename_container(&self, reference: &str, name: &str) -> ApiResult<()> {
@@ -224,11 +231,17 @@ impl Engine for LocalEngine {
 
     async fn remove_container(&self, reference: &str, options: RemoveContainer) -> ApiResult<()> {
         let info = self.runtime.inspect(reference)?;
-        if self.is_restarting(&info) && !options.force {
-            return Err(RuntimeError::StillRunning { name: info.name, state: "restarting" }.into());
+        let alive = match info.state.status {
+            status if status.is_running() => Some(status.as_str()),
+            _ if self.is_restarting(&info) => Some("restarting"),
+            _ => None,
+        };
+        if let Some(state) = alive.filter(|_| !options.force) {
+            return Err(RuntimeError::StillRunning { name: format!("/{}", info.name), state }.into());
         }
         self.user_stops(&info).await?;
-        self.runtime.remove(&info.id, options.force, options.volumes).await?;
+        let removed = self.runtime.remove(&info.id, options.force, options.volumes).await;
+        self.unless_refused(&info, removed).await?;
         self.restarts.forget(&info.id);
         self.release_removed(&info).await;
         Ok(())

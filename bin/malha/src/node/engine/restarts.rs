@@ -189,6 +189,24 @@ impl LocalEngine {
         self.user_says(container, true, |r| Record { stopped: true, ..r }).await
     }
 
+    /// After a stop or kill by the user: where nothing came of it and the container runs on, so does its policy. One that
+    /// was killed and takes its time to end is to stay away.
+    pub(super) async fn unless_refused(
+        &self,
+        before: &ContainerInfo,
+        done: Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
+        let refused = matches!(&done, Err(e) if !matches!(e, RuntimeError::Internal(_)));
+        if refused
+            && !Record::of(before).stopped
+            && self.runs(&before.id)
+            && let Err(error) = self.user_says(before, false, |r| Record { stopped: false, ..r }).await
+        {
+            warn!(container = before.id, %error, "its policy does not restart it");
+        }
+        done
+    }
+
     /// Before a restart by the user; `unhold` ends it.
     pub(super) fn user_restarts(&self, container: &ContainerInfo) {
         if has_policy(&Record::of(container)) {
