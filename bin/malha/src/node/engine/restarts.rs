@@ -71,13 +71,17 @@ impl Restarts {
         }
     }
 
-    /// Takes the next number and says how long to wait.
-    fn plan(&self, id: &str, ran: Duration) -> (u64, Duration) {
+    /// Takes the next number and says how long to wait. None where one is on its way already, or where its user has spoken
+    /// since it was asked whether it comes back.
+    fn plan(&self, id: &str, ran: Duration) -> Option<(u64, Duration)> {
         let mut turns = self.0.lock();
         let turn = turns.entry(id.to_owned()).or_default();
+        if turn.stopped || turn.held || turn.waiting.is_some() {
+            return None;
+        }
         let next = if turn.delay.is_zero() || ran >= STEADY { FIRST } else { (2 * turn.delay).min(LONGEST) };
         *turn = Turn { delay: next, waiting: Some(turn.latest + 1), latest: turn.latest + 1, ..Turn::default() };
-        (turn.latest, next)
+        Some((turn.latest, next))
     }
 
     /// True where that restart has not been called off meanwhile.
@@ -146,7 +150,7 @@ impl LocalEngine {
     }
 
     fn come_back(self: &Arc<Self>, id: &str, ran: Duration) {
-        let (number, delay) = self.restarts.plan(id, ran);
+        let Some((number, delay)) = self.restarts.plan(id, ran) else { return };
         let (engine, id) = (self.clone(), id.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
@@ -267,20 +271,28 @@ mod tests {
     #[test]
     fn delays_double_and_the_user_overrules() {
         let restarts = Restarts::default();
-        let next = |ran: u64| restarts.plan("c", Duration::from_secs(ran));
-        let delays: Vec<u128> = (0..4).map(|_| next(0).1.as_millis()).collect();
+        let plan = |ran: u64| restarts.plan("c", Duration::from_secs(ran));
+        let next = |ran: u64| {
+            let (number, delay) = plan(ran).unwrap();
+            assert!(restarts.due("c", number) && !restarts.due("c", number), "once");
+            delay
+        };
+        let delays: Vec<u128> = (0..4).map(|_| next(0).as_millis()).collect();
         assert_eq!(delays, [100, 200, 400, 800]);
-        assert_eq!(next(10).1, FIRST, "from the start again");
-        let (number, _) = next(0);
+        assert_eq!(next(10), FIRST, "from the start again");
+        let (number, _) = plan(0).unwrap();
+        assert_eq!(plan(0), None, "it is on its way");
         restarts.overrule("c", true);
         assert!(restarts.is_stopped("c") && !restarts.due("c", number), "called off");
-        let (number, delay) = next(0);
+        assert_eq!(plan(0), None, "it was stopped after it was asked whether it comes back");
+        restarts.overrule("c", false);
+        let (number, delay) = plan(0).unwrap();
         assert!(delay == FIRST && !restarts.due("c", number - 1) && restarts.due("c", number));
-        assert!(!restarts.due("c", number), "once");
-        let (number, _) = next(0);
+        let (number, _) = plan(0).unwrap();
         restarts.hold("c");
         assert!(restarts.is_overruled("c") && !restarts.is_stopped("c") && !restarts.due("c", number), "held");
+        assert_eq!(plan(0), None);
         restarts.unhold("c");
-        assert!(!restarts.is_overruled("c"));
+        assert!(!restarts.is_overruled("c") && plan(0).is_some());
     }
 }
