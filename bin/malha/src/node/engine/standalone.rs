@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::future::join_all;
 use ipnet::IpNet;
 use malha_api::backend::{CreateContainer, CreatedContainer, EndpointSettings, HostConfig, is_user_defined};
 use malha_dataplane::{GWBRIDGE, NetError};
@@ -145,23 +146,38 @@ impl LocalEngine {
 
     /// Takes over what an earlier daemon had wired, so that names answer again.
     pub(crate) async fn adopt_running(self: Arc<Self>) {
-        for info in self.runtime.list() {
-            let record = Record::of(&info);
-            let wired = record.task.is_none() && !record.sandbox_key.is_empty();
-            if !wired || !info.state.status.is_running() {
-                continue;
-            }
-            let attachments: Vec<TaskId> = record.attachments.values().cloned().collect();
-            // So that its end is noticed.
-            self.attached.lock().entry(info.id.clone()).or_insert_with(|| attachments.clone());
-            let request = wire_request(&info, &record, Vec::new(), record.ports.clone());
-            if let Err(e) = self.net.adopt(request, attachments).await {
-                warn!(container = info.id, error = %e, "cannot take over the sandbox");
-            }
-            // It may have ended meanwhile, when there was nothing to give back yet.
-            self.release(&info.id).await;
-        }
         self.restart_found();
+        let running = self.runtime.list().into_iter().filter(|info| info.state.status.is_running());
+        // Each may wait for its networks; none for those of the others.
+        join_all(running.map(|info| self.adopt(info))).await;
+    }
+
+    async fn adopt(&self, found: ContainerInfo) {
+        let record = Record::of(&found);
+        if record.task.is_some() || record.sandbox_key.is_empty() {
+            return;
+        }
+        let attachments: Vec<TaskId> = record.attachments.into_values().collect();
+        // So that its end is noticed.
+        self.attached.lock().entry(found.id.clone()).or_insert_with(|| attachments.clone());
+        if !self.net.attachments_arrive(&attachments).await {
+            warn!(container = found.id, "not all attachments are known any more");
+        }
+        let _turn = self.turns.take(&found.id).await;
+        let now = self.runtime.inspect(&found.id).ok().filter(|i| i.state.status.is_running());
+        let Some(info) = now else {
+            // Where it ended before it was taken up above, its end gave nothing back.
+            return self.let_go(&found.id).await;
+        };
+        if info.state.started_at != found.state.started_at {
+            // Started again, with a sandbox that was made here.
+            return;
+        }
+        let record = Record::of(&info);
+        let request = wire_request(&info, &record, Vec::new(), record.ports.clone());
+        if let Err(e) = self.net.adopt(request, attachments).await {
+            warn!(container = info.id, error = %e, "cannot take over the sandbox");
+        }
     }
 }
 

@@ -108,6 +108,11 @@ impl NodeNet {
         self.apart(|wiring| async move { wiring.wire(request).await }).await
     }
 
+    /// Waits until attachments that an earlier daemon was given have arrived; false where they have not for long.
+    pub(crate) async fn attachments_arrive(&self, attachments: &[TaskId]) -> bool {
+        self.wiring.attachments_arrive(attachments).await
+    }
+
     /// Takes over the sandbox of a stand-alone container that a former daemon left standing.
     pub(crate) async fn adopt(&self, request: WireRequest, attachments: Vec<TaskId>) -> Result<(), WireError> {
         self.apart(|wiring| async move { wiring.adopt(request, &attachments).await }).await

@@ -1,8 +1,11 @@
 //! What an earlier daemon left standing.
 
+use malha_agent::NodeNetworks;
 use malha_dataplane::NodeNetwork;
+use malha_model::TaskId;
+use tokio::time::timeout;
 
-use super::{WireError, Wiring};
+use super::{VIEW_LIMIT, WireError, WireRequest, Wiring};
 
 impl Wiring {
     /// Opens it outside a swarm; true where there is anything.
@@ -17,5 +20,29 @@ impl Wiring {
     pub(super) fn knows(&self, id: &str) -> bool {
         let state = self.state.lock();
         state.sandboxes.contains_key(id) || state.orphans.contains(id)
+    }
+
+    /// Waits until attachments that an earlier daemon was given have arrived with the views of their networks. Not for
+    /// ever: false where they have not.
+    pub(super) async fn attachments_arrive(&self, attachments: &[TaskId]) -> bool {
+        let arrived = |n: &NodeNetworks, id: &TaskId| {
+            let task = n.tasks.iter().find(|t| t.id == *id);
+            task.is_some_and(|t| t.networks.iter().all(|a| n.views.contains_key(&a.network)))
+        };
+        let mut watch = self.networks.subscribe();
+        let all = watch.wait_for(|n| attachments.iter().all(|id| arrived(n, id)));
+        matches!(timeout(VIEW_LIMIT, all).await, Ok(Ok(_)))
+    }
+
+    /// Takes over the sandbox of a stand-alone container, on the networks that have arrived: others it has lost.
+    pub(super) async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
+        let networks = self.current();
+        let own = networks.tasks.iter().filter(|t| attachments.contains(&t.id));
+        request.attachments = own.flat_map(|t| t.networks.iter().cloned()).collect();
+        // It was waited for them.
+        if let Some(a) = request.attachments.iter().find(|a| !networks.views.contains_key(&a.network)) {
+            return Err(WireError::NoView(a.network.clone()));
+        }
+        self.wire(request).await.map(drop)
     }
 }

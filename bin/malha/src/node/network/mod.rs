@@ -24,7 +24,7 @@ use ipnet::IpNet;
 use malha_agent::NodeNetworks;
 use malha_api::backend::EndpointSettings;
 use malha_dataplane::{GwBridgeConfig, NetError, NodeNetwork, NodeNetworkConfig, SandboxState};
-use malha_model::{DnsConfig, NetworkAttachment, NetworkId, PortConfig, Task, TaskId, TaskState, defaults};
+use malha_model::{DnsConfig, NetworkAttachment, NetworkId, PortConfig, Task, TaskState, defaults};
 use malha_netplan::{
     NetworkMode, NodeInputs, PlanError, Resolver, SandboxInputs, SandboxPlan, build_plan, build_sandbox, hosts_file,
     task_sandbox,
@@ -409,23 +409,6 @@ impl Wiring {
             return Ok(());
         }
         self.open_kernel(&mut kernel, Underlay::NONE).await
-    }
-
-    /// Takes over the sandbox of a stand-alone container that a former daemon left standing, once its attachments have
-    /// arrived.
-    async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
-        let mut watch = self.networks.subscribe();
-        let known = |n: &NodeNetworks| attachments.iter().all(|id| n.tasks.iter().any(|t| t.id == *id));
-        // Where they do not arrive the container has lost them: what is left of its network is still its own.
-        let arrived = tokio::time::timeout(VIEW_LIMIT, watch.wait_for(|n| known(n))).await;
-        if !matches!(arrived, Ok(Ok(_))) {
-            warn!(sandbox = request.id, "not all attachments of a container are known any more");
-        }
-        drop(arrived);
-        let tasks = self.current();
-        let own = tasks.tasks.iter().filter(|t| attachments.contains(&t.id));
-        request.attachments = own.flat_map(|t| t.networks.iter().cloned()).collect();
-        self.wire(request).await.map(drop)
     }
 
     /// The hosts file of a sandbox once its container's host name is known.
