@@ -258,9 +258,21 @@ fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
 
     c.docker(NODE, &["rm", "-f", "attached"]);
     assert_eq!(c.sandboxes(NODE), [server.as_str()]);
+    let left = start(&["--name", "left", "--network", "net", "alpine", "sleep", "1h"]);
+    let networks =
+        || c.docker(NODE, &["inspect", "-f", "{{json .NetworkSettings.Networks}}", "left"]).trim().to_owned();
+    assert!(networks().contains("10.0."), "{}", networks());
     c.docker(NODE, &["swarm", "leave"]);
     outside.get(&url).expect("a container that has nothing to do with the swarm serves on");
     assert_eq!(c.sandboxes(NODE), [server.as_str()]);
+    // One that was attached runs on without its network, and is not shown with it.
+    let without = || {
+        assert_eq!(networks(), "{}");
+        assert_eq!(c.docker(NODE, &["inspect", "-f", "{{.State.Status}}", &left]).trim(), "running");
+    };
+    without();
+    let log = std::fs::read_to_string(format!("/var/lib/malha/dev/{}/{NODE}.log", c.name)).unwrap();
+    assert!(log.contains("run on without a network"), "{log}");
     c.docker(NODE, &["rm", "-f", "server"]);
     assert_eq!(c.sandboxes(NODE), Vec::<String>::new());
 
@@ -276,5 +288,7 @@ fn stand_alone_containers_are_taken_over_and_outlive_the_membership() {
     c.dev(&["start", NODE]);
     until_is(Duration::from_secs(10), "the sandbox of what runs, and no other", &vec![stays], || c.sandboxes(NODE));
     start(&["-p", "9091:3000", "hello"]);
+    until(Duration::from_secs(5), "it is still without", || (networks() == "{}").then_some(()));
+    without();
     outside.get(&format!("http://{}:9092/cgi-bin/index.cgi", c.addr(NODE))).unwrap();
 }

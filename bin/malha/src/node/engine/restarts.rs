@@ -251,6 +251,10 @@ impl LocalEngine {
         if self.is_restarting(container) {
             shown.state.status = ContainerStatus::Restarting;
         }
+        if self.net.has_lost(&container.id) {
+            shown.networks.clear();
+            shown.sandbox_key.clear();
+        }
         shown
     }
 }

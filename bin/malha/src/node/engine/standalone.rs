@@ -160,7 +160,7 @@ impl LocalEngine {
         let attachments: Vec<TaskId> = record.attachments.into_values().collect();
         // So that its end is noticed.
         self.attached.lock().entry(found.id.clone()).or_insert_with(|| attachments.clone());
-        if !self.net.attachments_arrive(&attachments).await {
+        if self.net.knows(&found.id) && !self.net.attachments_arrive(&attachments).await {
             warn!(container = found.id, "not all attachments are known any more");
         }
         let _turn = self.turns.take(&found.id).await;

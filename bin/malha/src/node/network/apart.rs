@@ -70,8 +70,8 @@ impl NodeNet {
         self.apart(|wiring| async move { wiring.open(swarm, subnets).await }).await
     }
 
-    /// The node leaves its swarm.
-    pub(crate) async fn close(&self) -> Result<(), WireError> {
+    /// The node leaves its swarm. Says whose sandboxes went.
+    pub(crate) async fn close(&self) -> Result<BTreeSet<String>, WireError> {
         self.apart(|wiring| async move { wiring.close().await }).await
     }
 
@@ -87,6 +87,11 @@ impl NodeNet {
     /// Whether there is a sandbox of a container, made here or found.
     pub(crate) fn knows(&self, id: &str) -> bool {
         self.wiring.knows(id)
+    }
+
+    /// Whether a container runs on without the sandbox that it had.
+    pub(crate) fn has_lost(&self, id: &str) -> bool {
+        self.wiring.has_lost(id)
     }
 
     /// Removes the sandboxes in which no container can stand, but those that are to be kept.

@@ -22,6 +22,11 @@ impl Wiring {
         state.sandboxes.contains_key(id) || state.orphans.contains(id)
     }
 
+    /// Whether a container runs on without the sandbox that it had.
+    pub(super) fn has_lost(&self, id: &str) -> bool {
+        self.state.lock().lost.contains(id)
+    }
+
     /// Waits until attachments that an earlier daemon was given have arrived with the views of their networks. Not for
     /// ever: false where they have not.
     pub(super) async fn attachments_arrive(&self, attachments: &[TaskId]) -> bool {
@@ -36,6 +41,13 @@ impl Wiring {
 
     /// Takes over the sandbox of a stand-alone container, on the networks that have arrived: others it has lost.
     pub(super) async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
+        self.reopen().await?;
+        let stands = self.kernel.read().await.as_ref().is_some_and(|k| k.net.sandboxes().stands(&request.id));
+        if !stands {
+            // Another namespace would not be the one that it runs in.
+            self.state.lock().lost.insert(request.id);
+            return Err(WireError::Lost);
+        }
         let networks = self.current();
         let own = networks.tasks.iter().filter(|t| attachments.contains(&t.id));
         request.attachments = own.flat_map(|t| t.networks.iter().cloned()).collect();

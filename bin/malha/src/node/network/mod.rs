@@ -102,6 +102,8 @@ struct State {
     zones: Zones,
     /// Left standing by a former daemon and not taken over yet.
     orphans: BTreeSet<String>,
+    /// Of stand-alone containers that run on without: it went with the swarm.
+    lost: BTreeSet<String>,
 }
 
 /// A sandbox that stands, and what its names are made from.
@@ -149,6 +151,8 @@ pub(crate) enum WireError {
     Dns(#[from] malha_dns::Error),
     #[error("the node's network is not open")]
     Closed,
+    #[error("it is gone, with the swarm that the node was in")]
+    Lost,
     #[error("the node's network failed: {0}")]
     Failed(#[from] tokio::task::JoinError),
     #[error("network with name docker_gwbridge already exists")]
@@ -211,8 +215,8 @@ impl Wiring {
     }
 
     /// The node leaves its swarm. All of it goes, unless containers stand that have nothing to do with the swarm: those
-    /// keep what leads them out.
-    async fn close(&self) -> Result<(), WireError> {
+    /// keep what leads them out. Says whose sandboxes went.
+    async fn close(&self) -> Result<BTreeSet<String>, WireError> {
         let mut open = self.kernel.write().await;
         let (stay, go) = {
             let mut state = self.state.lock();
@@ -221,20 +225,25 @@ impl Wiring {
             let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, s)| s.networks.is_empty());
             let kept: BTreeSet<String> = stay.keys().cloned().collect();
             state.sandboxes = stay;
+            let mut go: BTreeSet<String> = go.into_keys().collect();
+            go.append(&mut state.orphans);
+            state.lost.extend(go.iter().cloned());
             (kept, go)
         };
-        for id in go.keys() {
+        for id in &go {
             self.dns.remove(id).await;
         }
         self.networks.send_replace(Arc::default());
-        let Some(kernel) = open.take() else { return Ok(()) };
+        let Some(kernel) = open.take() else { return Ok(go) };
         if stay.is_empty() {
-            return Ok(kernel.net.teardown().await?);
+            kernel.net.teardown().await?;
+            return Ok(go);
         }
         let net = &open.insert(kernel).net;
         net.apply(&build_plan(&NodeInputs { node: Default::default(), views: &BTreeMap::new(), local: &[] }))?;
         net.sandboxes().collect_garbage(&stay).await?;
-        self.open_kernel(&mut open, Underlay::NONE).await
+        self.open_kernel(&mut open, Underlay::NONE).await?;
+        Ok(go)
     }
 
     /// The state that was applied last.
@@ -323,6 +332,7 @@ impl Wiring {
         // what was applied meanwhile knew nothing of this sandbox
         let mut state = self.state.lock();
         self.dns.update(&id, state.zones.of(&sandbox));
+        state.lost.remove(&id);
         state.sandboxes.insert(id, sandbox);
         Ok(kernel)
     }
@@ -430,6 +440,7 @@ impl Wiring {
             let mut state = self.state.lock();
             state.sandboxes.remove(id);
             state.orphans.remove(id);
+            state.lost.remove(id);
         }
         self.dns.remove(id).await;
         match opened(&kernel) {

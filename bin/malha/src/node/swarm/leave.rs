@@ -1,7 +1,10 @@
 //! `docker swarm leave`: nothing of the swarm is left on this node.
 
+use std::collections::BTreeSet;
+
 use malha_api::errors;
 use malha_model::{ApiError, ApiResult, Code};
+use malha_runtime::Runtime;
 use tracing::{info, warn};
 
 use super::{Swarm, member::Member, saved};
@@ -28,10 +31,20 @@ impl Swarm {
         member.agent.clear().await;
         member.stop().await;
         self.current.store(None);
-        self.deps.net.close().await.map_err(|e| ApiError::internal(format!("the node's network: {e}")))?;
+        let gone = self.deps.net.close().await.map_err(|e| ApiError::internal(format!("the node's network: {e}")))?;
+        warn_of_lost(&self.deps.runtime, &gone);
         saved::clear(&self.dir)?;
         info!(node = %member.node, "left the swarm");
         Ok(())
+    }
+}
+
+/// Docker takes a container off the networks that it was attached to, and lets it run.
+fn warn_of_lost(runtime: &Runtime, gone: &BTreeSet<String>) {
+    let found = gone.iter().filter_map(|id| runtime.inspect(id).ok());
+    let names: Vec<String> = found.filter(|c| c.state.status.is_running()).map(|c| c.name).collect();
+    if !names.is_empty() {
+        warn!(containers = ?names, "run on without a network: theirs was the swarm's");
     }
 }
 
