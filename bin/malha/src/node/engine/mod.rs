@@ -190,7 +190,10 @@ impl Engine for LocalEngine {
     }
 
     async fn stop_container(&self, reference: &str, options: StopOptions) -> ApiResult<bool> {
-        let info = self.runtime.inspect(reference)?;
+        let id = self.runtime.inspect(reference)?.id;
+        // A start that is being wired is one that is to be stopped.
+        drop(self.turns.take(&id).await);
+        let info = self.runtime.inspect(&id)?;
         let called_off = self.is_restarting(&info);
         self.user_stops(&info).await?;
         let stopped = self.runtime.stop(&info.id, grace(&options), signal(&options.signal)).await;
