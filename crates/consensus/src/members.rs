@@ -138,6 +138,20 @@ impl Consensus {
         self.change_in_turn(ChangeMembers::AddVoterIds(BTreeSet::from([node])), deadline).await
     }
 
+    /// The change of members that was begun and is not finished yet: where in the log it began.
+    pub fn unfinished_change(&self) -> Option<u64> {
+        let membership = self.metrics().membership_config;
+        let begun = membership.get_joint_config().len() > 1;
+        membership.log_id().as_ref().filter(|_| begun).map(|id| id.index)
+    }
+
+    /// Finishes a change of members that nobody else will: it has two steps, and who asked for it is gone or led no longer
+    /// after the first. Until the second one the old majority is needed as well as the new.
+    pub fn finish_change(&self) -> BoxFuture<'_, Result<(), MemberError>> {
+        // one more change, to the same end
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), false, Instant::now() + CHANGE_PATIENCE)
+    }
+
     /// Whether the group goes on without `node`, by those that answer now. Returns whether it has a vote.
     pub fn can_spare(&self, node: &NodeId) -> Result<bool, MemberError> {
         let members = self.members();

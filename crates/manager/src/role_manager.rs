@@ -63,10 +63,21 @@ fn is_to_manage(state: &State, node: &NodeId) -> bool {
     state.node(node).is_some_and(|n| n.spec.role == Role::Manager)
 }
 
-/// Gives those their vote who were taken in and never got so far: the node stopped meanwhile, or the leader changed.
+/// Gives those their vote who were taken in and never got so far, and finishes what was left half-way: the node stopped
+/// meanwhile, or the leader changed.
 pub(crate) async fn seat(decider: Decider) {
+    let mut halfway = None;
     loop {
         sleep(PERIOD).await;
+        // one that is still being made does not stay so for a period
+        let before = std::mem::replace(&mut halfway, decider.consensus.unfinished_change());
+        if halfway.is_some() && halfway == before {
+            match decider.consensus.finish_change().await {
+                Ok(()) => info!("a change of managers that was left half-way is finished"),
+                Err(MemberError::Busy | MemberError::NotLeader { .. }) => {}
+                Err(error) => warn!(%error, "a change of managers is left half-way"),
+            }
+        }
         let waits = |m: &Member| !m.voter && m.reachability == Reachability::Reachable;
         for member in decider.consensus.members().into_iter().filter(waits) {
             // asked anew for each: those before it may have taken their time

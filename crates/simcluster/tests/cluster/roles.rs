@@ -293,6 +293,24 @@ async fn a_manager_that_stopped_while_it_joined_gets_its_vote() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_of_managers_that_nobody_waits_for_is_finished() {
+    let cluster = SimCluster::start(SimConfig::new(34, 3, 1)).await.unwrap();
+    let leader = cluster.leader().unwrap();
+    let consensus = cluster.nodes[leader].manager().unwrap().consensus().clone();
+    let (asked, leaves) = (consensus.clone(), cluster.nodes[(leader + 1) % 3].id.clone());
+    let asking = tokio::spawn(async move { asked.remove_manager(&leaves).await });
+    while consensus.unfinished_change().is_none() {
+        assert!(!asking.is_finished(), "it was not caught half-way");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    let finished = |_: &SimCluster| consensus.unfinished_change().is_none();
+    cluster.within(Duration::from_secs(3), "finished", finished).await.unwrap();
+    assert_eq!(consensus.members().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_manager_that_leaves_gets_its_seat_back_only_with_a_session() {
     let cluster = SimCluster::start(SimConfig::new(30, 3, 1)).await.unwrap();
     let leader = cluster.leader().unwrap();
