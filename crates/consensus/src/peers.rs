@@ -38,6 +38,10 @@ impl Peers {
     pub(crate) fn acknowledged(&self, node: &NodeId, vote: &Vote, upto: Option<LogId>) {
         let Some(upto) = upto else { return };
         let mut inner = self.0.write();
+        // a late answer of one that has left: it would bar its return with an empty log
+        if !inner.addrs.contains_key(node) {
+            return;
+        }
         match inner.acknowledged.get_mut(node) {
             Some((known, last)) if known == vote => *last = upto.max(*last),
             _ => drop(inner.acknowledged.insert(node.clone(), (vote.clone(), upto))),
