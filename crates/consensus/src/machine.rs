@@ -13,6 +13,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
+use tokio::sync::Mutex;
 use tracing::debug;
 
 use crate::{
@@ -37,8 +38,28 @@ pub(crate) struct Machine {
     state: watch::Sender<Arc<State>>,
     peers: Peers,
     storage: Arc<dyn Storage>,
-    journal: Journal,
+    snapshots: Snapshots,
     observer: Option<Observer>,
+}
+
+/// Where snapshots are written. One whose building took its time does not replace a newer one that was sent meanwhile: the
+/// log behind that one may be gone.
+#[derive(Clone)]
+struct Snapshots {
+    journal: Journal,
+    /// The last entry in the one that is there. Held while another is written.
+    last: Arc<Mutex<Option<LogId>>>,
+}
+
+impl Snapshots {
+    async fn write(&self, meta: &SnapshotMeta, data: Bytes) -> Result<(), StorageError> {
+        let mut last = self.last.lock().await;
+        if meta.last_log_id >= *last {
+            self.journal.write(vec![Write::Snapshot { meta: encode(meta)?, data }]).await?;
+            *last = meta.last_log_id;
+        }
+        Ok(())
+    }
 }
 
 impl Machine {
@@ -53,11 +74,13 @@ impl Machine {
             state: watch::Sender::new(Arc::new(State::default())),
             peers: Peers::default(),
             storage,
-            journal,
+            snapshots: Snapshots { journal, last: Arc::default() },
             observer,
         };
         if let Some((meta, data)) = machine.storage.read_snapshot().await? {
-            machine.adopt(&machine.decode(&meta)?, &data)?;
+            let meta = machine.decode(&meta)?;
+            *machine.snapshots.last.lock().await = meta.last_log_id;
+            machine.adopt(&meta, &data)?;
         }
         Ok(machine)
     }
@@ -134,11 +157,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { applied: self.applied.clone(), state: self.state.borrow().clone(), journal: self.journal.clone() }
+        Builder { applied: self.applied.clone(), state: self.state.borrow().clone(), snapshots: self.snapshots.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> Result<(), io::Error> {
-        self.journal.write(vec![Write::Snapshot { meta: encode(meta)?, data: data.clone() }]).await?;
+        self.snapshots.write(meta, data.clone()).await?;
         Ok(self.adopt(meta, &data)?)
     }
 
@@ -152,7 +175,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 pub(crate) struct Builder {
     applied: Applied,
     state: Arc<State>,
-    journal: Journal,
+    snapshots: Snapshots,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -161,7 +184,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let meta = SnapshotMeta { last_log_id: self.applied.log, last_membership: self.applied.membership.clone() };
         let data = Bytes::from(self.state.to_bytes().map_err(io::Error::other)?);
-        self.journal.write(vec![Write::Snapshot { meta: encode(&meta)?, data: data.clone() }]).await?;
+        self.snapshots.write(&meta, data.clone()).await?;
         Ok(Snapshot { meta, snapshot: data })
     }
 }
