@@ -26,6 +26,8 @@ type RpcError = RPCError<TypeConfig>;
 
 /// Time for a message with entries or a part of a snapshot, which the receiver writes to its disk first.
 const BULK_TIMEOUT: Duration = Duration::from_secs(5);
+/// What each further megabyte of a message may take.
+const PER_MEGABYTE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(crate) struct Network {
@@ -55,6 +57,7 @@ impl Link {
         let broken = |text: String| RPCError::Network(NetworkError::from_string(text));
         let envelope = Envelope { to: self.target.clone(), request };
         let message = pack(&envelope, body).map_err(|e| broken(e.to_string()))?;
+        let timeout = timeout + PER_MEGABYTE * u32::try_from(message.len() >> 20).unwrap_or(u32::MAX);
         let addr = self.network.peers.addr(&self.target).unwrap_or_else(|| self.addr.clone());
         let answer =
             match tokio::time::timeout(timeout, self.network.transport.send(&self.target, &addr, message)).await {
