@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use malha_kit::Tasks;
 use malha_pki::{NodeCertificate, TlsMaterial};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use crate::{ConnectError, Connector, GrpcClient, ManagerClient};
 
@@ -30,7 +30,8 @@ pub struct GrpcConnector {
 struct Address {
     /// Finished attempts to connect; tells those who waited behind one that it was made for them too.
     attempts: AtomicU64,
-    last: AsyncMutex<Option<Result<Cached, ConnectError>>>,
+    /// Held while there is an attempt.
+    last: Arc<AsyncMutex<Option<Result<Cached, ConnectError>>>>,
 }
 
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl Connector for GrpcConnector {
     async fn connect(&self, addr: &str) -> Result<Arc<dyn ManagerClient>, ConnectError> {
         let address = self.address(addr);
         let seen = address.attempts.load(Ordering::Acquire);
-        let mut last = address.last.lock().await;
+        let mut last = address.last.clone().lock_owned().await;
         let certificate = self.tls.certificate();
         match &*last {
             Some(Ok(cached)) if !cached.client.is_closed() && Arc::ptr_eq(&cached.certificate, &certificate) => {
@@ -75,13 +76,20 @@ impl Connector for GrpcConnector {
             Some(Err(error)) if address.attempts.load(Ordering::Acquire) > seen => return Err(error.clone()),
             _ => {}
         }
-        let made = GrpcClient::connect(addr, self.tls.client_config(), &self.tasks).await;
-        let made = made.map(|client| Cached { client, certificate });
-        address.attempts.fetch_add(1, Ordering::Release);
-        let made = last.insert(made);
-        match made {
-            Ok(cached) => Ok(Arc::new(cached.client.clone())),
-            Err(error) => Err(error.clone()),
+        let (tell, told) = oneshot::channel();
+        let (addr, tls, tasks) = (addr.to_owned(), self.tls.client_config(), self.tasks.clone());
+        let ended = ConnectError::Unreachable { addr: addr.clone(), reason: "this node is stopping".to_owned() };
+        // a task of its own: who asked may be in more of a hurry than the handshake, and the next one finds it made
+        self.tasks.spawn("connecting to manager", async move {
+            let made = GrpcClient::connect(&addr, tls, &tasks).await;
+            // nobody may wait any more
+            tell.send(made.clone()).ok();
+            *last = Some(made.map(|client| Cached { client, certificate }));
+            address.attempts.fetch_add(1, Ordering::Release);
+        });
+        match told.await {
+            Ok(made) => Ok(Arc::new(made?)),
+            Err(_) => Err(ended),
         }
     }
 }

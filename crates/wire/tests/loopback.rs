@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use malha_kit::Tasks;
 use malha_model::{
@@ -288,6 +294,35 @@ async fn those_who_wait_for_a_dead_address_wait_once() {
     assert!(results.iter().all(|r| matches!(r, Err(ConnectError::Unreachable { .. }))));
     // a second and a half each; twice would be three
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    tasks.shutdown().await;
+}
+
+#[tokio::test]
+async fn those_in_a_hurry_find_the_connection_that_they_asked_for_before() {
+    let (swarm, tasks) = (Swarm::new(), Tasks::new());
+    let addr = swarm.listen(&tasks).await;
+    // A way that takes its time.
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let via = relay.local_addr().unwrap().to_string();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut near, _) = relay.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let mut far = TcpStream::connect(&addr).await.unwrap();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(800)).await;
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let connector = GrpcConnector::new(swarm.material("hand", Role::Worker), &tasks);
+    for _ in 0..3 {
+        assert!(timeout(Duration::from_millis(80), connector.connect(&via)).await.is_err());
+    }
+    connector.connect(&via).await.unwrap().session().await.unwrap();
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
     tasks.shutdown().await;
 }
 
