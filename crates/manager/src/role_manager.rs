@@ -4,7 +4,10 @@
 //! given its vote here. One that is not to be a manager any more is taken out here before it hears of it. A leader that is
 //! demoted hands over first.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use malha_consensus::{Member, MemberError, Reachability};
 use malha_kit::watch;
@@ -19,6 +22,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(decider: Decider, managers: watch::Sender<BTreeMap<NodeId, String>>) {
     let mut state = decider.consensus.state();
+    let mut members = all(&decider);
     loop {
         tokio::select! {
             biased;
@@ -28,13 +32,19 @@ pub(crate) async fn run(decider: Decider, managers: watch::Sender<BTreeMap<NodeI
         state.mark_unchanged();
         demote(&decider).await;
         let now = addresses(&decider.consensus);
+        let before = std::mem::replace(&mut members, all(&decider));
         managers.send_if_modified(|known| {
-            let changed = *known != now;
+            // one that had no vote yet is not among the addresses, and waits to hear that it is out
+            let changed = *known != now || before != members;
             known.clone_from(&now);
             changed
         });
         record(&decider, &now).await;
     }
+}
+
+fn all(decider: &Decider) -> BTreeSet<NodeId> {
+    decider.consensus.members().into_iter().map(|m| m.node).collect()
 }
 
 /// Takes members out that are no longer to be managers.

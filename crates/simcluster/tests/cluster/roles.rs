@@ -42,6 +42,11 @@ async fn set_role(cluster: &SimCluster, index: usize, role: Role) -> ApiResult<(
     cluster.control(ControlRequest::NodeUpdate { id, version: node.meta.version, spec }).await.map(drop)
 }
 
+/// Whether the node has heard that it is to have this role.
+fn told(index: usize, role: Role) -> impl Fn(&SimCluster) -> bool {
+    move |c| *c.nodes[index].agent().unwrap().role().borrow() == Some(role)
+}
+
 #[tokio::test(start_paused = true)]
 async fn certificates_are_for_those_with_the_right_token_or_a_certificate() {
     let cluster = SimCluster::start(SimConfig::new(21, 3, 1)).await.unwrap();
@@ -290,6 +295,22 @@ async fn a_manager_that_stopped_while_it_joined_gets_its_vote() {
     let manager = cluster.nodes[1].manager().unwrap();
     assert!(manager.consensus().votes());
     assert_eq!(status(cluster.ask(0, ControlRequest::NodeList).await.unwrap()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_demoted_before_it_has_its_vote_hears_of_it() {
+    let cluster = SimCluster::start(SimConfig::new(35, 1, 1)).await.unwrap();
+    set_role(&cluster, 1, Role::Manager).await.unwrap();
+    cluster.eventually("it hears that it is to be a manager", told(1, Role::Manager)).await.unwrap();
+    // it is taken in, and nobody answers there yet
+    let consensus = cluster.nodes[0].manager().unwrap().consensus().clone();
+    let joining = consensus.add_manager(cluster.nodes[1].id.clone(), cluster.nodes[1].addr.clone());
+    assert!(timeout(Duration::from_secs(1), joining).await.is_err());
+    assert_eq!(consensus.members().len(), 2);
+
+    set_role(&cluster, 1, Role::Worker).await.unwrap();
+    cluster.eventually("it hears that it is not", told(1, Role::Worker)).await.unwrap();
+    assert_eq!(consensus.members().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
