@@ -233,7 +233,8 @@ impl Session<'_> {
         self.send(ManagerMessage::Welcome { heartbeat, managers: known }).await?;
 
         let mut sent = Sent::default();
-        let mut role = self.role;
+        // said in each session: what the node heard in another, or from another leader, may be long over
+        let mut role = None;
         loop {
             let now = board.borrow_and_update().clone();
             if now.state.node(&self.node).is_none() {
@@ -282,13 +283,14 @@ impl Session<'_> {
     }
 
     /// A node learns of its new role when it can act on it: one that ends to be a manager, once it is out of the group.
-    async fn tell_role(&self, state: &State, told: &mut Role) -> Result<(), Gone> {
-        let Some(wanted) = state.node(&self.node).map(|n| n.spec.role).filter(|r| r != told) else { return Ok(()) };
+    async fn tell_role(&self, state: &State, told: &mut Option<Role>) -> Result<(), Gone> {
+        let wanted = state.node(&self.node).map(|n| n.spec.role).filter(|r| *told != Some(*r));
+        let Some(wanted) = wanted else { return Ok(()) };
         let member = || self.leader.decider.consensus.members().iter().any(|m| m.node == self.node);
         if wanted == Role::Worker && member() {
             return Ok(());
         }
-        *told = wanted;
+        *told = Some(wanted);
         self.send(ManagerMessage::Role(wanted)).await
     }
 

@@ -314,6 +314,18 @@ async fn one_that_is_demoted_before_it_has_its_vote_hears_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_promotion_that_was_taken_back_while_the_node_was_away_is_forgotten() {
+    let cluster = SimCluster::start(SimConfig::new(36, 1, 1)).await.unwrap();
+    set_role(&cluster, 1, Role::Manager).await.unwrap();
+    cluster.eventually("it hears that it is to be a manager", told(1, Role::Manager)).await.unwrap();
+    cluster.net.isolate(&cluster.nodes[1].id);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    set_role(&cluster, 1, Role::Worker).await.unwrap();
+    cluster.net.heal();
+    cluster.eventually("it hears that it is not", told(1, Role::Worker)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_of_managers_that_nobody_waits_for_is_finished() {
     let cluster = SimCluster::start(SimConfig::new(34, 3, 1)).await.unwrap();
     let leader = cluster.leader().unwrap();

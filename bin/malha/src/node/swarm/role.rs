@@ -121,6 +121,8 @@ impl Member {
 
     /// Starts the first manager of a new swarm.
     pub(super) async fn start_first_manager(&self, new: NewSwarm) -> ApiResult<()> {
+        // the session of this node tells it to be a manager, perhaps before it knows that it is one
+        let _one = self.role_change.lock().await;
         let managing = self.open_manager(Opening::New).await.map_err(internal)?;
         let booted = managing.consensus.bootstrap(new.initial).await;
         managing.told_seated.store(booted.is_ok(), Ordering::Relaxed);
