@@ -138,6 +138,11 @@ fn a_manager_that_leaves_keeps_no_seat() {
     c.d("node3", "swarm leave --force");
     assert_eq!(swarm(&c, "node1")["Managers"], 2);
     assert!(has_no_seat(&c, "node3"), "{}", status_of(&c, "node3"));
+
+    // and it comes back through one that most likely does not lead
+    let (token, addr) = (c.d("node1", "swarm join-token -q manager"), format!("{}:2377", c.addr("node2")));
+    c.d("node3", &format!("swarm join --token {} {addr}", token.trim()));
+    became(&c, "node3", true);
 }
 
 /// Nobody may write the file until this is dropped: the disk of a manager that fails.

@@ -66,9 +66,10 @@ pub trait ManagerService: Send + Sync + 'static {
     async fn issue_certificate(&self, peer: Option<Peer>, request: IssueRequest) -> ApiResult<IssueResponse>;
     /// One Raft message, opaque here (`malha_consensus` encodes it). Managers only.
     async fn raft(&self, peer: Peer, message: Vec<u8>) -> ApiResult<Vec<u8>>;
-    /// Adds the asking manager, listening at `addr`, to the Raft group. Managers only; forwarded to the leader.
+    /// Adds the asking manager, listening at `addr`, to the Raft group. Managers only; only the leader does it, others say
+    /// that they do not lead (503).
     async fn raft_join(&self, peer: Peer, addr: String) -> ApiResult<()>;
-    /// Removes the asking manager from the Raft group. Managers only; forwarded to the leader.
+    /// Removes the asking manager from the Raft group. Likewise.
     async fn raft_leave(&self, peer: Peer) -> ApiResult<()>;
     /// Managers may ask anything; workers only `NetworkAttach`, `NetworkDetach` and `ContainerRename` for themselves.
     async fn control(&self, peer: Peer, request: ControlRequest) -> ApiResult<ControlResponse>;

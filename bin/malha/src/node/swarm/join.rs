@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use malha_agent::Link;
 use malha_api::{backend::JoinRequest, errors};
 use malha_model::{ApiError, ApiResult, Code};
-use tracing::info;
+use tokio::time::sleep;
+use tracing::{debug, info};
 
 use super::{
     Swarm,
     init::Addresses,
-    member::Member,
+    member::{ASK_PAUSE, Member, UNAVAILABLE},
     saved::{self, Saved},
 };
 
@@ -64,8 +65,9 @@ impl Swarm {
         self.current.store(Some(member.clone()));
         let becoming = async {
             member.resume_role().await.map_err(|e| ApiError::internal(format!("{e:#}")))?;
-            member.join_managers().await?;
-            member.wait_ready().await
+            // with a session it knows the leader, who alone gives seats
+            member.wait_ready().await?;
+            member.take_seat().await
         };
         match tokio::time::timeout(JOIN_LIMIT, becoming).await {
             Ok(result) => result,
@@ -75,6 +77,23 @@ impl Swarm {
 }
 
 impl Member {
+    /// Asks for a seat, where this node is to be a manager, until there is a leader to give it.
+    async fn take_seat(&self) -> ApiResult<()> {
+        loop {
+            let asked = {
+                let _one = self.role_change.lock().await;
+                self.join_managers().await
+            };
+            match asked {
+                Err(e) if e.http_status() == UNAVAILABLE => {
+                    debug!(error = %e, "no seat yet; asking again");
+                    sleep(ASK_PAUSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Waits for the agent's session with the leader.
     pub(super) async fn wait_ready(&self) -> ApiResult<()> {
         let mut link = self.agent.link();

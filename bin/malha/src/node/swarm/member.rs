@@ -26,9 +26,9 @@ use crate::node::{
 
 /// How long a request of this node looks for a manager that answers.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
-const ASK_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// Nobody can say at the moment.
-const UNAVAILABLE: u16 = 503;
+pub(super) const UNAVAILABLE: u16 = 503;
 
 pub(crate) struct Member {
     pub(super) deps: SwarmDeps,
