@@ -107,6 +107,8 @@ where
         };
         match tokio::time::timeout(PATIENCE, ask(client)).await {
             Ok(Ok(())) => return Ok(()),
+            // a word of the leader: the others only say that they do not lead
+            Ok(Err(error)) if error.http_status() < 500 => return Err(error),
             Ok(Err(error)) => last = error,
             Err(_) => last = ApiError::rpc(Code::DeadlineExceeded, "context deadline exceeded"),
         }

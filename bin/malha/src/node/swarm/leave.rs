@@ -1,16 +1,24 @@
 //! `docker swarm leave`: nothing of the swarm is left on this node.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use malha_api::errors;
 use malha_model::{ApiError, ApiResult, Code};
 use malha_runtime::Runtime;
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
 
-use super::{Swarm, member::Member, saved};
+use super::{
+    Swarm,
+    member::{ASK_PAUSE, Member, UNAVAILABLE},
+    saved,
+};
 
 const LOST: &str = "The only way to restore a swarm that has lost consensus is to reinitialize it with \
                     `--force-new-cluster`. Use `--force` to suppress this message.";
+
+/// How long the seat waits for a leader that takes it back.
+const ELECTION: Duration = Duration::from_secs(5);
 
 impl Swarm {
     pub(super) async fn leave_cluster(&self, force: bool) -> ApiResult<()> {
@@ -85,13 +93,20 @@ impl Member {
         if !members.any(|m| m.voter && m.node != self.node) {
             return Ok(());
         }
-        match malha_manager::leave_raft(&*self.connector, &self.manager_addrs()).await {
-            Ok(()) => Ok(()),
-            Err(e) if force => {
-                warn!(error = %e, "the other managers do not know that this one leaves");
-                Ok(())
+        let until = Instant::now() + ELECTION;
+        loop {
+            match malha_manager::leave_raft(&*self.connector, &self.manager_addrs()).await {
+                // who goes while there is no leader leaves a seat behind that counts
+                Err(e) if e.http_status() == UNAVAILABLE && Instant::now() < until => {
+                    debug!(error = %e, "no leader to give the seat back to; asking again");
+                    sleep(ASK_PAUSE).await;
+                }
+                Err(e) if force => {
+                    warn!(error = %e, "the other managers do not know that this one leaves");
+                    return Ok(());
+                }
+                left => return left,
             }
-            Err(e) => Err(e),
         }
     }
 }
