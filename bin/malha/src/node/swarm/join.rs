@@ -63,8 +63,9 @@ impl Swarm {
         };
         // From here on the node is a member: whatever is still missing it goes on trying by itself.
         self.current.store(Some(member.clone()));
+        // without the limit: a manager that is left half started would keep its log open
+        member.resume_role().await.map_err(|e| ApiError::internal(format!("{e:#}")))?;
         let becoming = async {
-            member.resume_role().await.map_err(|e| ApiError::internal(format!("{e:#}")))?;
             // with a session it knows the leader, who alone gives seats
             member.wait_ready().await?;
             member.take_seat().await

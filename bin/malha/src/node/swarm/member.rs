@@ -108,12 +108,12 @@ impl Member {
         Ok(member)
     }
 
-    /// Takes up the part that the certificate names.
-    pub(super) async fn resume_role(self: &Arc<Self>) -> anyhow::Result<()> {
+    /// Takes up the part that the certificate names. A manager that cannot be started now is tried again later.
+    pub(super) async fn resume_role(&self) -> anyhow::Result<()> {
         // the leader may have had a word already
         let _one = self.role_change.lock().await;
         if self.tls.certificate().identity.role == Role::Manager && self.managing.load().is_none() {
-            self.start_manager(Opening::AsItIs).await?;
+            self.start_manager(Opening::AsItIs).await.inspect_err(|e| self.fail(format!("{e:#}")))?;
         }
         Ok(())
     }

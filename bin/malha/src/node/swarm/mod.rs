@@ -64,9 +64,7 @@ impl Swarm {
         info!(node = %tls.certificate().identity.node, "member of a swarm");
         let member = Member::start(&swarm.deps, swarm.dir.clone(), saved, Arc::new(tls)).await?;
         // The node keeps its containers, can be asked what is wrong and can leave, whatever is wrong.
-        if let Err(e) = member.resume_role().await {
-            member.fail(format!("{e:#}"));
-        }
+        member.resume_role().await.ok();
         swarm.current.store(Some(member));
         Ok(swarm)
     }
