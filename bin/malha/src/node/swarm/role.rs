@@ -246,7 +246,9 @@ impl Member {
             return Ok(());
         }
         if self.managing.load().is_none() {
-            self.start_manager(Opening::AsItIs).await.map_err(internal)?;
+            // it may be its disk that failed
+            let opening = if self.failed.load().is_some() { Opening::AfterFailure } else { Opening::AsItIs };
+            self.start_manager(opening).await.map_err(internal)?;
         }
         self.join_managers().await
     }
