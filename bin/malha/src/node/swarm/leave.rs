@@ -39,9 +39,11 @@ impl Swarm {
         member.agent.clear().await;
         member.stop().await;
         self.current.store(None);
-        let gone = self.deps.net.close().await.map_err(|e| ApiError::internal(format!("the node's network: {e}")))?;
-        warn_of_lost(&self.deps.runtime, &gone);
+        let closed = self.deps.net.close().await;
+        // whatever is left of the network: nobody could leave a second time, and the next start would take this one up again
         saved::clear(&self.dir)?;
+        let gone = closed.map_err(|e| ApiError::internal(format!("the node's network: {e}")))?;
+        warn_of_lost(&self.deps.runtime, &gone);
         info!(node = %member.node, "left the swarm");
         Ok(())
     }
