@@ -156,7 +156,7 @@ async fn run(config: AgentConfig, deps: AgentDeps, channels: Channels, agent: Ag
     let (log_sender, log_receiver) = mpsc::channel(LOG_MESSAGES);
     let (saved_sender, saved_receiver) = watch::channel(Arc::new(Saved::default()));
     let (wanted, wanted_receiver) = watch::channel(None);
-    let (news, description) = watch::channel(None);
+    let (known, description) = watch::channel(None);
     let shared = Arc::new(Shared {
         executor: executor.clone(),
         clock,
@@ -200,7 +200,7 @@ async fn run(config: AgentConfig, deps: AgentDeps, channels: Channels, agent: Ag
         renew: agent.renew,
         rng: rng.fork(),
     };
-    tasks.spawn("agent-description", description::follow(executor.clone(), news));
+    tasks.spawn("agent-description", description::follow(executor.clone(), known));
     tasks.spawn("agent-networks", keep_applied(executor, wanted_receiver, channels.applied, outbox, rng.fork()));
     tasks.spawn("agent-disk", keep_saved(disk, saved_receiver));
     tasks.spawn("agent-session", session.run());

@@ -1,4 +1,4 @@
-//! Notices when the node's routes are others than before.
+//! Knows what the node is, and notices when its routes are others than before.
 //!
 //! Beside the session, which must not wait for the node to look at itself.
 
@@ -13,15 +13,15 @@ use crate::executor::Executor;
 /// How often the node is looked at.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Puts into `news` each description whose routes differ from those of the one before.
-pub(crate) async fn follow(executor: Arc<dyn Executor>, news: watch::Sender<Option<NodeDescription>>) {
-    let mut last = executor.description().await.routes;
+/// Keeps in `known` what the node last was. Its readers are told where the routes are others than before.
+pub(crate) async fn follow(executor: Arc<dyn Executor>, known: watch::Sender<Option<NodeDescription>>) {
     loop {
-        sleep(LOOK).await;
         let now = executor.description().await;
-        if now.routes != last {
-            last.clone_from(&now.routes);
-            news.send_replace(Some(now));
-        }
+        known.send_if_modified(|last| {
+            let news = last.as_ref().is_none_or(|last| last.routes != now.routes);
+            *last = Some(now);
+            news
+        });
+        sleep(LOOK).await;
     }
 }

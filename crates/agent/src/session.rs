@@ -33,7 +33,7 @@ const GATHER: Duration = Duration::from_millis(2);
 pub(crate) struct Session {
     pub data_path_addr: IpAddr,
     pub executor: Arc<dyn Executor>,
-    /// What the node says of itself since it last changed.
+    /// What the node says of itself, once it has been looked at.
     pub description: watch::Receiver<Option<NodeDescription>>,
     pub connector: Arc<dyn Connector>,
     pub outbox: Arc<Outbox>,
@@ -164,8 +164,12 @@ impl Session {
     async fn greet(&mut self, addr: &str) -> Result<(Duplex<AgentMessage, ManagerMessage>, Duration), Ended> {
         let client = self.connector.connect(addr).await?;
         let mut duplex = client.session().await?;
-        self.description.borrow_and_update();
-        let description = self.executor.description().await;
+        let known = self.description.borrow_and_update().clone();
+        // a node that is busy may take longer to look at itself than a manager waits
+        let description = match known {
+            Some(known) => known,
+            None => self.executor.description().await,
+        };
         let hello = AgentMessage::Hello { description, data_path_addr: self.data_path_addr };
         duplex.tx.send(hello).await.map_err(|_| Ended::Lost(addr.to_owned()))?;
         match duplex.rx.recv().await {

@@ -218,6 +218,15 @@ async fn a_node_whose_routes_change_says_hello_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_too_busy_to_look_at_itself_says_what_it_last_was() {
+    let mut w = world();
+    let played = w.greet(vec![], vec![]).await;
+    w.executor.script(Script { describe: Duration::from_secs(60), ..Script::default() });
+    drop(played);
+    w.greet(vec![], vec![]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_runs_and_its_end_is_told_at_once() {
     let mut w = world();
     let mut m = w.greet(vec![], vec![task("t1"), task("t2")]).await;

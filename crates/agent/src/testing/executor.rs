@@ -18,6 +18,8 @@ use crate::executor::{Executor, Exit, Found, NodeNetworks, Started, TaskError};
 /// How long things take on this node, and what fails.
 #[derive(Clone, Debug)]
 pub struct Script {
+    /// To look at the node itself.
+    pub describe: Duration,
     pub apply: Duration,
     pub fetch: Duration,
     pub prepare: Duration,
@@ -33,6 +35,7 @@ pub struct Script {
 impl Default for Script {
     fn default() -> Self {
         Self {
+            describe: Duration::ZERO,
             apply: Duration::from_millis(2),
             fetch: Duration::ZERO,
             prepare: Duration::from_millis(20),
@@ -175,6 +178,10 @@ impl Machine {
 #[async_trait]
 impl Executor for ScriptedExecutor {
     async fn description(&self) -> NodeDescription {
+        let pause = self.machine.state.lock().script.describe;
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         self.machine.description.lock().clone()
     }
 
