@@ -19,7 +19,7 @@ use malha_wire::LogReceiver;
 use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::dispatcher::session::Handle;
@@ -34,8 +34,13 @@ const LOOK: Duration = Duration::from_secs(1);
 type Sessions = Arc<Mutex<BTreeMap<NodeId, Handle>>>;
 
 enum Delivery {
-    Lines { node: NodeId, lines: Vec<LogLine>, done: bool },
-    NodeGone(NodeId),
+    Lines {
+        node: NodeId,
+        lines: Vec<LogLine>,
+        done: bool,
+    },
+    /// The session is over.
+    NodeGone(NodeId, u64),
 }
 
 /// Subscriptions of one term.
@@ -59,9 +64,9 @@ impl LogBroker {
         }
     }
 
-    pub(crate) fn node_gone(&self, node: &NodeId) {
+    pub(crate) fn node_gone(&self, node: &NodeId, session: u64) {
         for open in self.open.lock().values() {
-            open.send(Delivery::NodeGone(node.clone())).ok();
+            open.send(Delivery::NodeGone(node.clone(), session)).ok();
         }
     }
 
@@ -103,8 +108,8 @@ struct Subscription {
 /// Of a node that was asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// It has more to say.
-    Open,
+    /// It has more to say, in this session. The end of another one is no news.
+    Open(u64),
     Done,
     /// Without a session; the reader was told. A follower asks it again once it is back.
     Away,
@@ -123,7 +128,7 @@ impl Drop for Subscription {
 
 impl Subscription {
     fn open(&self) -> impl Iterator<Item = &NodeId> {
-        self.nodes.iter().filter(|(_, standing)| **standing == Standing::Open).map(|(node, _)| node)
+        self.nodes.iter().filter(|(_, standing)| matches!(standing, Standing::Open(_))).map(|(node, _)| node)
     }
 
     fn follows(&self) -> bool {
@@ -132,10 +137,15 @@ impl Subscription {
 
     async fn serve(mut self, mut state: watch::Receiver<Arc<State>>, mut incoming: mpsc::UnboundedReceiver<Delivery>) {
         let follows = self.follows();
+        let mut asked: Option<Instant> = None;
         loop {
-            let now = state.borrow_and_update().clone();
-            if !self.ask_nodes(&now).await {
-                return;
+            // not at each delivery: a service may have many tasks
+            if asked.is_none_or(|at| at.elapsed() >= LOOK) {
+                let now = state.borrow_and_update().clone();
+                if !self.ask_nodes(&now).await {
+                    return;
+                }
+                asked = Some(Instant::now());
             }
             if self.open().next().is_none() && !follows {
                 return;
@@ -148,8 +158,8 @@ impl Subscription {
                 Some(delivery) = incoming.recv() => if !self.take(delivery).await {
                     return;
                 },
-                Ok(()) = state.changed(), if follows => {}
-                () = sleep(LOOK), if away => {}
+                Ok(()) = state.changed(), if follows => asked = None,
+                () = sleep(LOOK), if away => asked = None,
             }
         }
     }
@@ -174,11 +184,14 @@ impl Subscription {
             }
             let (subscription, selector) = (self.id, self.selector.clone());
             let order = ManagerMessage::LogSubscribe { subscription, selector, options };
-            let taken = match &handle {
-                Some(handle) => matches!(timeout(PATIENCE, handle.commands.send(order)).await, Ok(Ok(()))),
-                None => false,
-            };
-            self.nodes.insert(node.clone(), if taken { Standing::Open } else { Standing::Away });
+            let mut standing = Standing::Away;
+            if let Some(handle) = handle
+                && matches!(timeout(PATIENCE, handle.commands.send(order)).await, Ok(Ok(())))
+            {
+                standing = Standing::Open(handle.id);
+            }
+            let taken = standing != Standing::Away;
+            self.nodes.insert(node.clone(), standing);
             if !taken && !told && self.out.send(Err(not_available(&node))).await.is_err() {
                 return false;
             }
@@ -206,8 +219,8 @@ impl Subscription {
                 }
                 true
             }
-            Delivery::NodeGone(node) => {
-                if self.nodes.get(&node) != Some(&Standing::Open) {
+            Delivery::NodeGone(node, session) => {
+                if self.nodes.get(&node) != Some(&Standing::Open(session)) {
                     return true;
                 }
                 let told = self.out.send(Err(not_available(&node))).await.is_ok();
@@ -227,5 +240,34 @@ fn nodes_of(selector: &LogSelector, state: &State) -> BTreeSet<NodeId> {
     match selector {
         LogSelector::Service(id) => state.tasks_of_service(id).filter(started).filter_map(|t| t.node.clone()).collect(),
         LogSelector::Task(id) => state.task(id).into_iter().filter_map(|t| t.node.clone()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use malha_kit::CancellationToken;
+    use malha_model::Task;
+    use malha_store::Change;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_session_that_was_replaced_ends_no_subscription_of_the_next() {
+        let sessions = Sessions::default();
+        let (commands, mut orders) = mpsc::channel(8);
+        sessions.lock().insert("n".into(), Handle { id: 2, commands, replaced: CancellationToken::new() });
+        let broker = Arc::new(LogBroker::new(sessions, 1));
+        let task = Task { id: "t".into(), node: Some("n".into()), ..Task::default() };
+        let (_states, state) = watch::channel(Arc::new(State::default().apply(1, &[Change::Put(task.into())])));
+        let (mut lines, serve) = broker.subscribe(LogSelector::Task("t".into()), LogOptions::default(), state);
+        tokio::spawn(serve);
+        let order = orders.recv().await.unwrap();
+        assert!(matches!(order, ManagerMessage::LogSubscribe { .. }));
+
+        broker.node_gone(&"n".into(), 1);
+        sleep(LOOK * 2).await;
+        assert!(lines.try_recv().is_err(), "nothing has happened to it");
+        broker.node_gone(&"n".into(), 2);
+        assert_eq!(lines.recv().await, Some(Err(not_available(&"n".into()))));
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Handle {
     pub id: u64,
     pub commands: mpsc::Sender<ManagerMessage>,
     /// Cancelled when another session of the same node takes over.
-    replaced: CancellationToken,
+    pub replaced: CancellationToken,
 }
 
 struct Session<'a> {
@@ -114,7 +114,7 @@ pub(crate) async fn run(leader: &Leader, peer: Peer, session: Duplex<ManagerMess
     }
     leader.close(&peer.node, id);
     leader.liveness.closed(&peer.node, id, pace);
-    leader.logs.node_gone(&peer.node);
+    leader.logs.node_gone(&peer.node, id);
     info!(node = %peer.node, "session over");
     Ok(())
 }
