@@ -15,6 +15,9 @@ pub struct Config {
     pub timings: Timings,
     /// Number of log entries after which a snapshot replaces them.
     pub snapshot_every: u64,
+    /// Most bytes of the changes in one entry. A message between members holds twice as much; one that none holds would be
+    /// sent for ever, and nothing behind it.
+    pub entry_bytes: usize,
     pub rng: Rng,
     pub clock: SharedClock,
     pub observer: Option<Observer>,
@@ -66,7 +69,8 @@ impl Timings {
 impl Config {
     /// Production settings.
     pub fn new(node: NodeId, addr: String, rng: Rng, clock: SharedClock) -> Self {
-        Self { node, addr, timings: Timings::default(), snapshot_every: 1000, rng, clock, observer: None }
+        let (snapshot_every, entry_bytes) = (1000, 32 << 20);
+        Self { node, addr, timings: Timings::default(), snapshot_every, entry_bytes, rng, clock, observer: None }
     }
 
     pub(crate) fn raft(&self) -> openraft::Config {

@@ -16,10 +16,6 @@ use crate::{
 type Answer = openraft::raft::ClientWriteResult<TypeConfig>;
 type Written = (OwnedMutexGuard<()>, u64);
 
-/// Most bytes of one entry. A message between members holds twice as much; one that none holds would be sent for ever,
-/// and nothing behind it.
-const ENTRY_BYTES: usize = 32 << 20;
-
 impl Consensus {
     /// Runs `plan` on the state and makes its changes part of it, one update at a time.
     ///
@@ -47,6 +43,11 @@ impl Consensus {
         self.propose(planned, after).await
     }
 
+    /// Whether one update may make all these changes.
+    pub fn holds(&self, changes: &[Change]) -> bool {
+        measure(changes, self.shared.config.entry_bytes).is_ok()
+    }
+
     pub(crate) async fn propose<R: Send, E: Send, T: Send>(
         &self,
         plan: impl FnOnce(&State) -> Result<(R, Vec<Change>), E> + Send,
@@ -58,10 +59,11 @@ impl Consensus {
         if changes.is_empty() {
             return Ok(after(result, state.index()));
         }
-        let command = Command { term, base: state.index(), changes: changes.into() };
-        if let Err(Oversize { bytes }) = measure(&command) {
-            return Err(UpdateError::TooLarge { bytes, limit: ENTRY_BYTES });
+        let limit = self.shared.config.entry_bytes;
+        if let Err(Oversize { bytes }) = measure(&changes, limit) {
+            return Err(UpdateError::TooLarge { bytes, limit });
         }
+        let command = Command { term, base: state.index(), changes: changes.into() };
         match self.write(turn, command).await {
             Ok((_turn, index)) => Ok(after(result, index)),
             Err(failure) => Err(self.explain(failure)),
@@ -136,15 +138,18 @@ struct Oversize {
     bytes: usize,
 }
 
-/// Whether the command's encoding is short enough.
-fn measure(command: &Command) -> Result<(), Oversize> {
-    struct Counter(usize);
+/// Whether the encoding of the changes is short enough.
+fn measure(changes: &[Change], limit: usize) -> Result<(), Oversize> {
+    struct Counter {
+        bytes: usize,
+        limit: usize,
+    }
 
     impl io::Write for Counter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0 += bytes.len();
+            self.bytes += bytes.len();
             // what follows need not be counted
-            if self.0 > ENTRY_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
+            if self.bytes > self.limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes.len()) }
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -152,10 +157,10 @@ fn measure(command: &Command) -> Result<(), Oversize> {
         }
     }
 
-    let mut counter = Counter(0);
+    let mut counter = Counter { bytes: 0, limit };
     // what cannot be encoded is the journal's to refuse
-    drop(serde_json::to_writer(&mut counter, command));
-    if counter.0 > ENTRY_BYTES { Err(Oversize { bytes: counter.0 }) } else { Ok(()) }
+    drop(serde_json::to_writer(&mut counter, changes));
+    if counter.bytes > limit { Err(Oversize { bytes: counter.bytes }) } else { Ok(()) }
 }
 
 /// [`UpdateError`] without what the plan itself may say.

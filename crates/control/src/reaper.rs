@@ -14,6 +14,9 @@ use crate::{
 pub(crate) fn run(tx: &mut Tx, scope: &Scope) {
     let finished: Vec<_> = scope.tasks(tx).iter().filter(|t| is_finished(tx, t)).map(|t| t.id.clone()).collect();
     for id in finished {
+        if tx.is_full() {
+            return;
+        }
         tx.delete(Kind::Task, id);
     }
     let services: Vec<_> = tx.services().filter(|s| s.pending_delete && is_empty(tx, s)).cloned().collect();

@@ -36,10 +36,16 @@ const UNSETTLED: Duration = Duration::from_secs(1);
 ///
 /// `known` is what the pass before returned, where `tx` started from the very state that it left; only what was touched
 /// or became due since is looked at then.
+///
+/// Where `tx` has no room left, the pass ends with what it has: a state as good as any, and the next pass is due at once.
 pub fn reconcile(tx: &mut Tx, ctx: &mut Ctx<'_>, known: Option<&Outlook>) -> Outlook {
     let known = known.filter(|k| k.unsettled.is_none());
     let mut outlook = Outlook { made_at: ctx.now, ..known.cloned().unwrap_or_default() };
     for _ in 0..MAX_ROUNDS {
+        if tx.is_full() {
+            outlook.unsettled = Some(ctx.now);
+            return outlook;
+        }
         let before = tx.writes();
         let scope = Scope::of(tx, known, ctx.now);
         round(tx, ctx, &scope, &mut outlook);
@@ -67,6 +73,9 @@ fn settle(tx: &mut Tx, ctx: &mut Ctx<'_>, unsettled: Vec<Arc<Task>>, scope: &Sco
     let (given_up, wanted): (Vec<_>, Vec<_>) =
         unsettled.into_iter().partition(|t| t.desired_state > TaskState::Running);
     for task in given_up.iter().filter(|t| t.desired_state < TaskState::Remove) {
+        if tx.is_full() {
+            return;
+        }
         let mut task = (**task).clone();
         let err = std::mem::take(&mut task.status.err);
         status::advance(&mut task, ctx, TaskState::Shutdown, "shutdown");
@@ -97,6 +106,9 @@ fn orphan(tx: &mut Tx, ctx: &Ctx<'_>) -> Option<Timestamp> {
         }
     }
     for mut task in lost {
+        if tx.is_full() {
+            break;
+        }
         status::advance(&mut task, ctx, TaskState::Orphaned, "Task's node has been down for 24 hours");
         tx.put(task);
     }

@@ -33,6 +33,9 @@ pub(crate) struct Settled {
 /// What a pass left, and the index of the state that it did so for.
 type Left = (u64, Arc<Outlook>);
 
+/// Objects that the control loops touch in one write at most: others wait for it.
+const ROOM: usize = 4096;
+
 #[derive(Clone)]
 pub(crate) struct Decider {
     pub consensus: Consensus,
@@ -84,8 +87,7 @@ impl Decider {
         let planned = |tx: &mut Tx| {
             let mut ctx = Ctx { now: clock.now(), rng: &mut rng, tokens: &SwarmTokens };
             let result = plan(tx, &mut ctx)?;
-            let known = self.known(tx.base());
-            let outlook = reconcile(tx, &mut ctx, known.as_deref());
+            let outlook = self.settle(tx, &mut ctx);
             Ok((result, outlook))
         };
         let update = self.consensus.update_and(planned, |(result, outlook), index| {
@@ -94,6 +96,24 @@ impl Decider {
         });
         // its future is large, and everything that decides would be
         Box::pin(update).await
+    }
+
+    /// Runs the control loops, as far as one entry of the log holds what they write beside what was planned. What is left
+    /// is due at once. Were it all or nothing, a large service could keep everybody from everything.
+    fn settle(&self, tx: &mut Tx, ctx: &mut Ctx<'_>) -> Outlook {
+        let known = self.known(tx.base());
+        let planned = tx.clone();
+        let mut room = ROOM;
+        loop {
+            tx.set_room(room);
+            let outlook = reconcile(tx, ctx, known.as_deref());
+            // without room nothing is added: a plan that is too large by itself is for the one who made it to hear of
+            if tx.writes() == planned.writes() || self.consensus.holds(&tx.changes()) {
+                return outlook;
+            }
+            room /= 4;
+            *tx = planned.clone();
+        }
     }
 
     /// What the last pass left, where it was on this very state: another leader may have written since, or a write of
@@ -135,8 +155,9 @@ mod tests {
 
     use async_trait::async_trait;
     use malha_consensus::{Config, RaftTransport, SimDisk, TransportError};
+    use malha_control::{handle, status};
     use malha_kit::{Clock, TokioClock};
-    use malha_model::{ClusterSpec, NodeId};
+    use malha_model::{ClusterSpec, ContainerSpec, ControlRequest, NodeId, Replicated, ServiceSpec};
 
     use super::*;
     use crate::{NewSwarmConfig, new_swarm};
@@ -150,10 +171,10 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn writers_that_queue_know_what_the_one_before_left() {
+    /// A swarm of one, whose log takes entries of that size, and its node.
+    async fn lone(entry_bytes: usize) -> (Decider, NodeId) {
         let (clock, rng) = (Arc::new(TokioClock::starting_at(Timestamp(1_000_000_000))), Rng::from_seed(1));
-        let config = Config::new("n".into(), "n".to_owned(), rng.fork(), clock.clone());
+        let config = Config { entry_bytes, ..Config::new("n".into(), "n".to_owned(), rng.fork(), clock.clone()) };
         let disk = SimDisk::new(rng.fork(), Duration::from_millis(1)..=Duration::from_millis(8));
         let consensus = Consensus::start(config, disk.open(), Arc::new(Nobody)).await.unwrap();
         let swarm = NewSwarmConfig {
@@ -169,7 +190,12 @@ mod tests {
         consensus.bootstrap(swarm.initial).await.unwrap();
         let decider = Decider::new(consensus, clock, rng);
         decider.write(|_, _| {}).await.unwrap();
+        (decider, node)
+    }
 
+    #[tokio::test(start_paused = true)]
+    async fn writers_that_queue_know_what_the_one_before_left() {
+        let (decider, node) = lone(32 << 20).await;
         let writers = (0..8).map(|n: u32| {
             let (decider, node) = (decider.clone(), node.clone());
             tokio::spawn(async move {
@@ -186,5 +212,46 @@ mod tests {
         for writer in writers {
             assert!(writer.await.unwrap());
         }
+    }
+
+    /// Passes until nothing is due any more; how many.
+    async fn passes(decider: &Decider) -> usize {
+        let due = || decider.settled.borrow().wake.is_some_and(|at| at <= decider.clock.now());
+        let mut passes = 0;
+        while due() {
+            decider.write(|_, _| {}).await.unwrap();
+            passes += 1;
+        }
+        passes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_no_entry_holds_comes_and_goes_by_and_by() {
+        let (decider, _) = lone(64 << 10).await;
+        let mut spec = ServiceSpec { name: "web".into(), ..ServiceSpec::default() };
+        spec.mode.replicated = Some(Replicated { replicas: Some(300) });
+        spec.task_template.container_spec = Some(ContainerSpec { image: "hello:1".into(), ..ContainerSpec::default() });
+        let create = ControlRequest::ServiceCreate { spec, registry_auth: None };
+        decider.request(|tx, ctx| handle(tx, ctx, create)).await.unwrap();
+        assert!(passes(&decider).await > 3, "it was too small to prove anything");
+        let state = decider.state();
+        assert_eq!(state.task_count(), 300);
+        let refused = state.tasks().filter(|t| t.status.err.starts_with("no suitable node")).count();
+        assert_eq!(refused, 300, "each was looked at");
+
+        // why they wait changes for all of them at once
+        let ready = |tx: &mut Tx, _: &mut Ctx<'_>| {
+            let nodes: Vec<NodeId> = tx.nodes().map(|n| n.id.clone()).collect();
+            nodes.iter().for_each(|id| status::node_up(tx, id, "192.168.0.1"));
+        };
+        decider.write(ready).await.unwrap();
+        assert!(passes(&decider).await > 3);
+        assert!(decider.state().tasks().all(|t| t.node.is_some()));
+
+        let remove = ControlRequest::ServiceRemove { id: "web".into() };
+        decider.request(|tx, ctx| handle(tx, ctx, remove)).await.unwrap();
+        passes(&decider).await;
+        let desired = malha_model::TaskState::Remove;
+        assert!(decider.state().tasks().all(|t| t.desired_state == desired));
     }
 }

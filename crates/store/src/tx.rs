@@ -15,6 +15,8 @@ pub struct Tx {
     now: Timestamp,
     touched: BTreeSet<(Kind, String)>,
     writes: u64,
+    /// How many objects may be touched in all.
+    most: usize,
 }
 
 impl Tx {
@@ -25,7 +27,8 @@ impl Tx {
 
     /// A transaction at `now`: what it creates and changes is stamped with that time.
     pub fn at(state: &State, now: Timestamp) -> Self {
-        Self { base: state.clone(), working: state.clone(), now, touched: BTreeSet::new(), writes: 0 }
+        let (base, working) = (state.clone(), state.clone());
+        Self { base, working, now, touched: BTreeSet::new(), writes: 0, most: usize::MAX }
     }
 
     /// The snapshot this started from.
@@ -66,6 +69,21 @@ impl Tx {
         self.writes
     }
 
+    /// From here on there is room for this many objects more. Nothing is refused beyond that: it is for the writer to ask.
+    pub fn set_room(&mut self, objects: usize) {
+        self.most = self.touched.len().saturating_add(objects);
+    }
+
+    /// How many objects more are to be touched at most.
+    pub fn room(&self) -> usize {
+        self.most.saturating_sub(self.touched.len())
+    }
+
+    /// What is left to do is for another transaction.
+    pub fn is_full(&self) -> bool {
+        self.room() == 0
+    }
+
     /// Every object that was written or deleted, by kind and id, those included that came back to where they started.
     pub fn touched(&self) -> impl Iterator<Item = (Kind, &str)> {
         self.touched.iter().map(|(kind, id)| (*kind, id.as_str()))
@@ -77,15 +95,19 @@ impl Tx {
     }
 
     /// The last write of each object, by kind and id, without those that came back to where they started.
-    pub fn into_changes(self) -> Vec<Change> {
-        let Self { base, working, touched, .. } = self;
-        let step = |(kind, id): (Kind, String)| match (base.object(kind, &id), working.object(kind, &id)) {
+    pub fn changes(&self) -> Vec<Change> {
+        let step = |(kind, id): (Kind, &str)| match (self.base.object(kind, id), self.working.object(kind, id)) {
             (None, None) => None,
-            (Some(_), None) => Some(Change::Delete(kind, id)),
+            (Some(_), None) => Some(Change::Delete(kind, id.to_owned())),
             (Some(old), Some(new)) if same_but_meta(&old, &new) => None,
             (_, Some(new)) => Some(Change::Put(new)),
         };
-        touched.into_iter().filter_map(step).collect()
+        self.touched().filter_map(step).collect()
+    }
+
+    /// As [`Tx::changes`].
+    pub fn into_changes(self) -> Vec<Change> {
+        self.changes()
     }
 }
 

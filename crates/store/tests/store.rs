@@ -37,6 +37,22 @@ fn a_clone_stays_as_it_was_and_versions_follow_the_log() {
 }
 
 #[test]
+fn a_transaction_counts_the_objects_that_it_has_room_for() {
+    let mut tx = Tx::new(&State::default());
+    tx.put(service("s1", "web"));
+    assert!(!tx.is_full());
+    tx.set_room(1);
+    tx.put(service("s1", "api"));
+    assert_eq!(tx.room(), 1, "it was touched before");
+    tx.put(service("s2", "web"));
+    assert!(tx.is_full());
+    // for what belongs together
+    tx.put(service("s3", "db"));
+    assert!(tx.is_full());
+    assert_eq!(tx.changes().len(), 3);
+}
+
+#[test]
 fn a_state_knows_what_the_last_writes_touched() {
     let put = |id: &str| Change::Put(service(id, id).into());
     let mut states = vec![State::default().apply(3, &[put("a")])];

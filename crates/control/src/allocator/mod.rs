@@ -75,6 +75,9 @@ fn vip_networks(state: &State, service: &Service) -> Vec<NetworkId> {
 pub(crate) fn allocate_tasks(tx: &mut Tx, ctx: &Ctx<'_>, new: Vec<Arc<Task>>) {
     let mut addresses = Addresses::default();
     for held in new {
+        if tx.is_full() {
+            break;
+        }
         let attached = attachments(tx, &mut addresses, &held);
         if attached.as_ref().is_err_and(|e| held.status.err == e.to_string()) {
             continue;

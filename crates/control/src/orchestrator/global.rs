@@ -18,9 +18,15 @@ pub(crate) fn place(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, slots: &S
     let nodes: Vec<Arc<Node>> = fitting_nodes(tx, service).cloned().collect();
     let keys: BTreeSet<Key> = nodes.iter().map(|n| Key::Node(n.id.clone())).collect();
     for (_, slot) in slots.iter().filter(|(key, _)| !keys.contains(key)) {
+        if tx.is_full() {
+            return;
+        }
         slot.runnable().for_each(|t| set_desired(tx, t, TaskState::Shutdown));
     }
     for node in nodes.iter().filter(|n| n.spec.availability == Availability::Active) {
+        if tx.is_full() {
+            return;
+        }
         let key = Key::Node(node.id.clone());
         let slot = slots.get(&key);
         if slot.is_none_or(|s| !s.is_runnable() && !stays_dead(service, s)) {

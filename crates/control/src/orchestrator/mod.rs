@@ -27,6 +27,9 @@ pub(crate) struct Rules {
 pub(crate) fn run(tx: &mut Tx, ctx: &mut Ctx<'_>, scope: &Scope, outlook: &mut Outlook) {
     let rules = Rules { history: reaper::history_limit(tx), crowded_out: crowd::out(tx, &scope.nodes(tx)) };
     for id in scope.services(tx) {
+        if tx.is_full() {
+            return;
+        }
         outlook.services.remove(&id);
         let Some(service) = tx.service(&id).cloned() else { continue };
         if service.pending_delete {
@@ -69,6 +72,9 @@ fn orchestrate(
     refresh(tx, &mut slots);
     restart::start_ready(tx, ctx, wake, service, &slots);
     for task in reaper::beyond_history(tx, service, &slots, rules.history) {
+        if tx.is_full() {
+            return;
+        }
         tx.delete(Kind::Task, &task.id);
     }
 }
@@ -76,6 +82,9 @@ fn orchestrate(
 fn remove_all(tx: &mut Tx, service: &Service) {
     let tasks: Vec<_> = tx.tasks_of_service(&service.id).cloned().collect();
     for task in tasks {
+        if tx.is_full() {
+            return;
+        }
         set_desired(tx, &task, TaskState::Remove);
     }
 }

@@ -18,12 +18,16 @@ pub(crate) fn scale(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, slots: &S
     let mut kept: BTreeSet<Key> =
         slots.iter().filter(|(_, s)| s.is_runnable() || stays_dead(service, s)).map(|(k, _)| k.clone()).collect();
     let wanted = usize::try_from(service.spec.replicas()).unwrap_or(usize::MAX);
-    for key in surplus(slots, &kept, kept.len().saturating_sub(wanted)) {
+    // each that goes is at least one write
+    for key in surplus(slots, &kept, kept.len().saturating_sub(wanted).min(tx.room())) {
         kept.remove(&key);
     }
     let mut number = 0;
     let missing = wanted.saturating_sub(kept.len());
     for _ in 0..missing {
+        if tx.is_full() {
+            return;
+        }
         let key = loop {
             number += 1;
             let key = Key::Number(number);
@@ -35,8 +39,13 @@ pub(crate) fn scale(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, slots: &S
         tx.put(task);
         kept.insert(key);
     }
-    for (_, slot) in slots.iter().filter(|(key, _)| !kept.contains(key)) {
-        slot.0.iter().for_each(|t| set_desired(tx, t, TaskState::Remove));
+    // newest first: where only a part of a slot is told for lack of room, it is the part that runs
+    let gone = slots.iter().filter(|(key, _)| !kept.contains(key));
+    for task in gone.flat_map(|(_, slot)| slot.0.iter().rev()) {
+        if tx.is_full() {
+            return;
+        }
+        set_desired(tx, task, TaskState::Remove);
     }
 }
 

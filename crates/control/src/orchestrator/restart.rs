@@ -20,6 +20,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn replace_ended(tx: &mut Tx, ctx: &mut Ctx<'_>, service: &Service, slots: &Slots, rules: &Rules) {
     for (key, slot) in slots {
         for task in slot.runnable() {
+            if tx.is_full() {
+                return;
+            }
             let why = self::evicted(tx, service, task, rules);
             let evicted = why.is_some();
             if !task.status.state.is_terminal() && !evicted {
@@ -171,6 +174,9 @@ pub(crate) fn start_ready(tx: &mut Tx, ctx: &Ctx<'_>, wake: &mut Wake, service: 
             if still_waits(ctx.now, patience, STOP_PATIENCE) && has_stopping_predecessor(tx, slot) {
                 wake.at(patience);
                 continue;
+            }
+            if tx.is_full() {
+                return;
             }
             set_desired(tx, task, TaskState::Running);
         }

@@ -27,6 +27,10 @@ use crate::{Ctx, reconcile::Wake, scheduler::host_ports};
 
 pub(crate) fn step(tx: &mut Tx, ctx: &mut Ctx<'_>, wake: &mut Wake, service: &Arc<Service>, slots: &Slots) {
     for slot in slots.values() {
+        // without what it stands on, an update is not to be judged
+        if tx.is_full() {
+            return;
+        }
         retire_replaced(tx, service, slot);
     }
     let state = service.update_status.as_ref().map(|s| s.state);
@@ -55,7 +59,7 @@ pub(crate) fn step(tx: &mut Tx, ctx: &mut Ctx<'_>, wake: &mut Wake, service: &Ar
     };
     let mut left = dirty.len();
     for (key, slot) in dirty {
-        if busy >= parallelism {
+        if busy >= parallelism || tx.is_full() {
             break;
         }
         replace(tx, ctx, service, key, slot, &config);

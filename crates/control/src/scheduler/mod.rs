@@ -23,6 +23,9 @@ pub(crate) fn run(tx: &mut Tx, ctx: &Ctx<'_>) {
     let services = waiting.iter().filter_map(|t| t.service.clone()).collect();
     let mut nodes = NodeInfo::read_all(tx, ctx.now, &services);
     for task in waiting {
+        if tx.is_full() {
+            return;
+        }
         let (found, message) = match &task.node {
             Some(node) => {
                 let only = nodes.get(node);

@@ -8,6 +8,7 @@ mod effort;
 mod invariants;
 mod orchestration;
 mod requests;
+mod room;
 mod scheduling;
 mod story;
 mod updates;

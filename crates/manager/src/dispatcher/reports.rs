@@ -3,7 +3,7 @@
 //! While one write is under way the next one gathers, so an idle swarm waits for nothing and a busy one writes few, large
 //! entries. Order is kept: a node that went down and came back is up.
 
-use std::{convert::Infallible, net::IpAddr, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::IpAddr, time::Duration};
 
 use malha_consensus::UpdateError;
 use malha_control::{Ctx, status};
@@ -37,13 +37,18 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) async fn run(decider: Decider, mut reports: mpsc::Receiver<Report>) {
     let mut batch = Vec::new();
     while reports.recv_many(&mut batch, BATCH).await > 0 {
-        let (mut left, mut most) = (&batch[..], BATCH);
+        let (mut left, mut most) = (VecDeque::from(std::mem::take(&mut batch)), BATCH);
         while !left.is_empty() {
-            let (now, later) = left.split_at(most.min(left.len()));
-            match write(&decider, now).await {
-                Ok(()) => left = later,
+            let now: Vec<Report> = left.iter().take(most).cloned().collect();
+            match write(&decider, &now).await {
+                Ok(()) => drop(left.drain(..now.len())),
                 Err(UpdateError::Stopped) => return,
                 Err(UpdateError::TooLarge { .. }) if now.len() > 1 => most = now.len() / 2,
+                // the tasks of one node may be too much by themselves
+                Err(UpdateError::TooLarge { .. }) => {
+                    let parts = left.pop_front().map(parts).unwrap_or_default();
+                    parts.into_iter().rev().for_each(|part| left.push_front(part));
+                }
                 // whatever this manager thinks of its leadership for a moment: nobody says these things twice in one
                 // term, and at its end this task goes with it
                 Err(error) => {
@@ -52,7 +57,20 @@ pub(crate) async fn run(decider: Decider, mut reports: mpsc::Receiver<Report>) {
                 }
             }
         }
-        batch.clear();
+    }
+}
+
+/// Two reports that say the same, where there is anything to part. What cannot be written holds up nothing else.
+fn parts(report: Report) -> Vec<Report> {
+    match report {
+        Report::Tasks(node, mut statuses) if statuses.len() > 1 => {
+            let later = statuses.split_off(statuses.len() / 2);
+            vec![Report::Tasks(node.clone(), statuses), Report::Tasks(node, later)]
+        }
+        Report::Tasks(node, _) | Report::Up { node, .. } | Report::Silent(node) | Report::Down(node) => {
+            warn!(%node, "a report is dropped: no write can hold it");
+            Vec::new()
+        }
     }
 }
 
@@ -105,5 +123,27 @@ fn silent(tx: &mut Tx, node: &NodeId) {
         held.status.state = NodeState::Disconnected;
         held.status.message = "heartbeat failure".to_owned();
         tx.put(held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_parted_down_to_one_task() {
+        let statuses = (0..5).map(|n| (TaskId::from(format!("t{n}")), TaskStatus::default())).collect();
+        let (mut left, mut said) = (VecDeque::from([Report::Tasks("n".into(), statuses)]), Vec::new());
+        while let Some(report) = left.pop_front() {
+            if let Report::Tasks(_, statuses) = &report
+                && let [(task, _)] = &statuses[..]
+            {
+                said.push(task.to_string());
+            } else {
+                parts(report).into_iter().rev().for_each(|part| left.push_front(part));
+            }
+        }
+        assert_eq!(said, ["t0", "t1", "t2", "t3", "t4"]);
+        assert!(parts(Report::Silent("n".into())).is_empty());
     }
 }
