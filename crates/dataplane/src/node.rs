@@ -67,7 +67,8 @@ impl Default for NodeNetworkConfig {
     }
 }
 
-/// Dropped, it leaves everything running: containers do not notice that the daemon is away.
+/// Dropped, it leaves everything running: containers do not notice that the daemon is away. Whoever opens the same again
+/// lets go of it first, see [`NodeNetwork::let_go`].
 pub struct NodeNetwork {
     node: Netns,
     rtnl: Rtnl,
@@ -188,9 +189,16 @@ impl NodeNetwork {
         self.forwarding.as_deref()
     }
 
+    /// Leaves everything running, as if dropped. When it returns nothing here holds a port any more, so that the next who
+    /// opens it gets them all.
+    pub async fn let_go(self) {
+        let Self { keeper, .. } = self;
+        end(keeper).await;
+    }
+
     /// Removes all of it: the node leaves its swarm. Each step is tried whatever the others did.
     pub async fn teardown(self) -> NetResult<()> {
-        self.keeper.abort();
+        end(self.keeper).await;
         let mut errors = Vec::new();
         errors.extend(self.sandboxes.collect_garbage(&BTreeSet::new()).await.err());
         errors.extend(self.programs.teardown().map_err(refused).err());
@@ -199,6 +207,13 @@ impl NodeNetwork {
         errors.extend(Rules::remove(&self.node).await.err());
         NetError::collect(errors)
     }
+}
+
+/// An abort alone would leave what the keeper holds for a moment.
+async fn end(keeper: AbortOnDropHandle<()>) {
+    keeper.abort();
+    // that it was given up is no news
+    let _ = keeper.await;
 }
 
 /// What goes on while the daemon runs.

@@ -112,3 +112,16 @@ async fn a_port_that_somebody_has_is_held_once_it_is_free() {
     drop((theirs, theirs6));
     until_held(&node, &plan, Type::STREAM, 8080).await;
 }
+
+/// Whoever opens the node's network anew must get the ports that were held for containers.
+#[tokio::test]
+async fn a_network_that_is_let_go_holds_no_port() {
+    let w = World::new().await;
+    for _ in 0..5 {
+        let node = w.open().await;
+        node.ensure_sandbox(&container(8080)).await.unwrap();
+        let there = node.node().clone();
+        node.let_go().await;
+        serve(&there, Type::STREAM, "0.0.0.0", 8080).await.unwrap();
+    }
+}

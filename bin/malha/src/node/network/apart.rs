@@ -64,15 +64,24 @@ impl NodeNet {
         AbortOnDropHandle::new(self.threads.spawn(work)).await?
     }
 
+    /// Comes to its end, whoever goes: halfway the node is without the network that its sandboxes stand on.
+    async fn whole<T, F>(&self, work: impl FnOnce(Arc<Wiring>) -> F) -> Result<T, WireError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, WireError>> + Send + 'static,
+    {
+        self.threads.spawn(work(self.wiring.clone()).in_current_span()).await?
+    }
+
     /// Makes or adopts what the node itself has: tunnel device, bridge, programs. A bridge that is made keeps off
     /// `subnets` where it can.
     pub(crate) async fn open(&self, swarm: Underlay, subnets: Vec<IpNet>) -> Result<(), WireError> {
-        self.apart(|wiring| async move { wiring.open(swarm, subnets).await }).await
+        self.whole(|wiring| async move { wiring.open(swarm, subnets).await }).await
     }
 
     /// The node leaves its swarm. Says whose sandboxes went.
     pub(crate) async fn close(&self) -> Result<BTreeSet<String>, WireError> {
-        self.apart(|wiring| async move { wiring.close().await }).await
+        self.whole(|wiring| async move { wiring.close().await }).await
     }
 
     /// What an earlier daemon left standing outside a swarm: that of `keep` stays, the rest and its ports go.
@@ -131,12 +140,12 @@ impl NodeNet {
 
     /// Makes the gateway bridge before anything needs it.
     pub(crate) async fn make_gateway(&self, config: GwBridgeConfig) -> Result<(), WireError> {
-        self.apart(|wiring| async move { wiring.make_gateway(config).await }).await
+        self.whole(|wiring| async move { wiring.make_gateway(config).await }).await
     }
 
     /// Removes the gateway bridge that nothing needs.
     pub(crate) async fn remove_gateway(&self) -> Result<(), WireError> {
-        self.apart(|wiring| async move { wiring.remove_gateway().await }).await
+        self.whole(|wiring| async move { wiring.remove_gateway().await }).await
     }
 
     /// None while the node's network is not open.

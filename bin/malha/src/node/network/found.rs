@@ -1,5 +1,7 @@
 //! What an earlier daemon left standing.
 
+use std::sync::Arc;
+
 use malha_agent::NodeNetworks;
 use malha_dataplane::NodeNetwork;
 use malha_model::TaskId;
@@ -9,7 +11,7 @@ use super::{VIEW_LIMIT, WireError, WireRequest, Wiring};
 
 impl Wiring {
     /// Opens it outside a swarm; true where there is anything.
-    pub(super) async fn reopen(&self) -> Result<bool, WireError> {
+    pub(super) async fn reopen(self: &Arc<Self>) -> Result<bool, WireError> {
         if !NodeNetwork::any_left(&self.settings.run_dir) {
             return Ok(false);
         }
@@ -40,7 +42,11 @@ impl Wiring {
     }
 
     /// Takes over the sandbox of a stand-alone container, on the networks that have arrived: others it has lost.
-    pub(super) async fn adopt(&self, mut request: WireRequest, attachments: &[TaskId]) -> Result<(), WireError> {
+    pub(super) async fn adopt(
+        self: &Arc<Self>,
+        mut request: WireRequest,
+        attachments: &[TaskId],
+    ) -> Result<(), WireError> {
         self.reopen().await?;
         let stands = self.kernel.read().await.as_ref().is_some_and(|k| k.net.sandboxes().stands(&request.id));
         if !stands {

@@ -9,22 +9,22 @@ mod apart;
 mod endpoint;
 mod found;
 mod gateway;
+mod kernel;
 mod routes;
 mod zones;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use ipnet::IpNet;
 use malha_agent::NodeNetworks;
 use malha_api::backend::EndpointSettings;
-use malha_dataplane::{GwBridgeConfig, NetError, NodeNetwork, NodeNetworkConfig, SandboxState};
-use malha_model::{DnsConfig, NetworkAttachment, NetworkId, PortConfig, Task, TaskState, defaults};
+use malha_dataplane::{GwBridgeConfig, NetError, NodeNetwork, SandboxState};
+use malha_model::{DnsConfig, NetworkAttachment, NetworkId, PortConfig, Task, TaskState};
 use malha_netplan::{
     NetworkMode, NodeInputs, PlanError, Resolver, SandboxInputs, SandboxPlan, build_plan, build_sandbox, hosts_file,
     task_sandbox,
@@ -38,9 +38,11 @@ pub(crate) use self::{
     apart::{KernelThreads, NodeNet},
     endpoint::endpoint_id,
     gateway::Gateway,
+    kernel::Underlay,
 };
 use self::{
     endpoint::{endpoint_settings, host_network},
+    kernel::{Kernel, opened},
     zones::Zones,
 };
 use super::turns::Turns;
@@ -74,24 +76,6 @@ pub(crate) struct Settings {
     pub(crate) cgroup: PathBuf,
     /// Name servers for containers; the node's own `resolv.conf` where empty.
     pub(crate) upstreams: Vec<IpAddr>,
-}
-
-/// Where the node's tunnels begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Underlay {
-    pub(crate) addr: IpAddr,
-    pub(crate) vxlan_port: u16,
-}
-
-impl Underlay {
-    /// Outside a swarm there are no tunnels.
-    const NONE: Self = Self { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), vxlan_port: defaults::DATA_PATH_PORT };
-}
-
-/// Open while the node is in a swarm, or a stand-alone container needed it.
-struct Kernel {
-    underlay: Underlay,
-    net: NodeNetwork,
 }
 
 #[derive(Default)]
@@ -168,82 +152,6 @@ impl Wiring {
         let (networks, _) = watch::channel(Arc::default());
         let state = Mutex::new(State { bridge, ..State::default() });
         Self { settings, dns, kernel: RwLock::default(), state, networks, turns: Turns::default() }
-    }
-
-    /// Makes or adopts what the node itself has: tunnel device, bridge, programs. A bridge that is made keeps off
-    /// `subnets` where it can.
-    async fn open(&self, swarm: Underlay, subnets: Vec<IpNet>) -> Result<(), WireError> {
-        let mut kernel = self.kernel.write().await;
-        self.state.lock().bridge.avoid = subnets;
-        self.open_kernel(&mut kernel, swarm).await
-    }
-
-    /// Opened anew where the underlay is another: what stands is adopted.
-    async fn open_kernel(&self, kernel: &mut Option<Kernel>, underlay: Underlay) -> Result<(), WireError> {
-        if kernel.as_ref().is_some_and(|k| k.underlay == underlay) {
-            return Ok(());
-        }
-        *kernel = None;
-        let config = NodeNetworkConfig {
-            run_dir: self.settings.run_dir.clone(),
-            pin_dir: self.settings.pin_dir.clone(),
-            cgroup: self.settings.cgroup.clone(),
-            node_address: underlay.addr,
-            vxlan_port: underlay.vxlan_port,
-            gwbridge: self.state.lock().bridge.clone(),
-            ..NodeNetworkConfig::default()
-        };
-        let net = NodeNetwork::open(&config).await?;
-        let standing = net.sandboxes().list().await?;
-        let mut state = self.state.lock();
-        state.orphans = standing.into_iter().filter(|id| !state.sandboxes.contains_key(id)).collect();
-        drop(state);
-        *kernel = Some(Kernel { underlay, net });
-        Ok(())
-    }
-
-    /// Removes the sandboxes in which no container can stand: a daemon that was killed halfway leaves them, and
-    /// containers that ended while none looked. What this process has made itself stays.
-    async fn collect_garbage(&self, mut keep: BTreeSet<String>) -> Result<BTreeSet<String>, WireError> {
-        // none is being made meanwhile
-        let kernel = self.kernel.write().await;
-        let Some(Kernel { net, .. }) = &*kernel else { return Ok(BTreeSet::new()) };
-        keep.extend(self.state.lock().sandboxes.keys().cloned());
-        let gone = net.sandboxes().collect_garbage(&keep).await?;
-        self.state.lock().orphans.retain(|id| !gone.contains(id));
-        Ok(gone)
-    }
-
-    /// The node leaves its swarm. All of it goes, unless containers stand that have nothing to do with the swarm: those
-    /// keep what leads them out. Says whose sandboxes went.
-    async fn close(&self) -> Result<BTreeSet<String>, WireError> {
-        let mut open = self.kernel.write().await;
-        let (stay, go) = {
-            let mut state = self.state.lock();
-            state.zones.clear();
-            let all = std::mem::take(&mut state.sandboxes).into_iter();
-            let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, s)| s.networks.is_empty());
-            let kept: BTreeSet<String> = stay.keys().cloned().collect();
-            state.sandboxes = stay;
-            let mut go: BTreeSet<String> = go.into_keys().collect();
-            go.append(&mut state.orphans);
-            state.lost.extend(go.iter().cloned());
-            (kept, go)
-        };
-        for id in &go {
-            self.dns.remove(id).await;
-        }
-        self.networks.send_replace(Arc::default());
-        let Some(kernel) = open.take() else { return Ok(go) };
-        if stay.is_empty() {
-            kernel.net.teardown().await?;
-            return Ok(go);
-        }
-        let net = &open.insert(kernel).net;
-        net.apply(&build_plan(&NodeInputs { node: Default::default(), views: &BTreeMap::new(), local: &[] }))?;
-        net.sandboxes().collect_garbage(&stay).await?;
-        self.open_kernel(&mut open, Underlay::NONE).await?;
-        Ok(go)
     }
 
     /// The state that was applied last.
@@ -346,7 +254,7 @@ impl Wiring {
     }
 
     /// Makes the network of a container. Everything is undone where a step fails.
-    async fn wire(&self, request: WireRequest) -> Result<Wired, WireError> {
+    async fn wire(self: &Arc<Self>, request: WireRequest) -> Result<Wired, WireError> {
         let attachments = match &request.task {
             Some(task) => task.networks.clone(),
             None => request.attachments.clone(),
@@ -409,18 +317,6 @@ impl Wiring {
         })
     }
 
-    /// Stand-alone containers need the node's network without any swarm.
-    async fn ensure_open(&self) -> Result<(), WireError> {
-        if self.kernel.read().await.is_some() {
-            return Ok(());
-        }
-        let mut kernel = self.kernel.write().await;
-        if kernel.is_some() {
-            return Ok(());
-        }
-        self.open_kernel(&mut kernel, Underlay::NONE).await
-    }
-
     /// The hosts file of a sandbox once its container's host name is known.
     fn hosts_file(&self, sandbox: &str, hostname: &str, extra: &[String]) -> ContainerFiles {
         let networks = self.current();
@@ -433,7 +329,9 @@ impl Wiring {
         ContainerFiles { hosts: Some(hosts_file(hostname, &own, extra)), hostname: None, resolv_conf: None }
     }
 
-    async fn unwire(&self, id: &str) -> Result<(), WireError> {
+    async fn unwire(self: &Arc<Self>, id: &str) -> Result<(), WireError> {
+        // Where it could not be opened before, something of it may be left.
+        self.reopen().await?;
         let kernel = self.kernel.read().await;
         let _turn = self.turns.take(id).await;
         {
@@ -468,8 +366,4 @@ impl Wiring {
 
 fn node_resolv_conf() -> String {
     std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
-}
-
-fn opened(kernel: &Option<Kernel>) -> Result<&NodeNetwork, WireError> {
-    kernel.as_ref().map(|k| &k.net).ok_or(WireError::Closed)
 }
