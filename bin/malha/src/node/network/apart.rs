@@ -79,9 +79,10 @@ impl NodeNet {
         self.whole(|wiring| async move { wiring.open(swarm, subnets).await }).await
     }
 
-    /// The node leaves its swarm. Says whose sandboxes went.
-    pub(crate) async fn close(&self) -> Result<BTreeSet<String>, WireError> {
-        self.whole(|wiring| async move { wiring.close().await }).await
+    /// The node leaves its swarm. Sandboxes of containers stay that are none of its tasks', those not taken over yet as well:
+    /// of these, the `occupied` ones. Says whose went.
+    pub(crate) async fn close(&self, occupied: BTreeSet<String>) -> Result<BTreeSet<String>, WireError> {
+        self.whole(|wiring| async move { wiring.close(&occupied).await }).await
     }
 
     /// What an earlier daemon left standing outside a swarm: that of `keep` stays, the rest and its ports go.

@@ -15,7 +15,7 @@ use malha_model::defaults;
 use malha_netplan::{NodeInputs, build_plan};
 use tracing::error;
 
-use super::{WireError, Wiring};
+use super::{State, WireError, Wiring};
 
 /// Where the node's tunnels begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,21 +130,11 @@ impl Wiring {
     }
 
     /// The node leaves its swarm. All of it goes, unless containers stand that have nothing to do with the swarm: those
-    /// keep what leads them out. Says whose sandboxes went.
-    pub(super) async fn close(&self) -> Result<BTreeSet<String>, WireError> {
+    /// keep what leads them out. `occupied` are the sandboxes of all containers that run, taken over or not. Says whose
+    /// sandboxes went.
+    pub(super) async fn close(&self, occupied: &BTreeSet<String>) -> Result<BTreeSet<String>, WireError> {
         let mut open = self.kernel.write().await;
-        let (stay, go) = {
-            let mut state = self.state.lock();
-            state.zones.clear();
-            let all = std::mem::take(&mut state.sandboxes).into_iter();
-            let (stay, go): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, s)| s.networks.is_empty());
-            let kept: BTreeSet<String> = stay.keys().cloned().collect();
-            state.sandboxes = stay;
-            let mut go: BTreeSet<String> = go.into_keys().collect();
-            go.append(&mut state.orphans);
-            state.lost.extend(go.iter().cloned());
-            (kept, go)
-        };
+        let (stay, go) = self.state.lock().part(occupied);
         for id in &go {
             self.dns.remove(id).await;
         }
@@ -159,5 +149,33 @@ impl Wiring {
         net.sandboxes().collect_garbage(&stay).await?;
         self.open_kernel(&mut open, Underlay::NONE).await?;
         Ok(go)
+    }
+}
+
+impl State {
+    /// Forgets what is of the swarm: the sandboxes that stay, and those that go. One that was not taken over yet tells
+    /// nothing but whether a container runs in it.
+    fn part(&mut self, occupied: &BTreeSet<String>) -> (BTreeSet<String>, BTreeSet<String>) {
+        self.zones.clear();
+        let found = std::mem::take(&mut self.orphans);
+        let (found, mut go): (BTreeSet<_>, BTreeSet<_>) = found.into_iter().partition(|id| occupied.contains(id));
+        go.extend(self.sandboxes.iter().filter(|(_, s)| !s.networks.is_empty()).map(|(id, _)| id.clone()));
+        self.sandboxes.retain(|id, _| !go.contains(id));
+        self.lost.extend(go.iter().cloned());
+        self.orphans = found;
+        (self.sandboxes.keys().chain(&self.orphans).cloned().collect(), go)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_was_not_taken_over_keeps_its_sandbox() {
+        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>();
+        let mut state = State { orphans: ids(&["ended", "runs"]), ..State::default() };
+        assert_eq!(state.part(&ids(&["runs", "elsewhere"])), (ids(&["runs"]), ids(&["ended"])));
+        assert_eq!(state.orphans, ids(&["runs"]));
     }
 }

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{
     Swarm, address,
-    member::Member,
+    member::{Member, occupied},
     saved::{self, Saved},
 };
 use crate::node::engine::host;
@@ -84,7 +84,7 @@ impl Swarm {
 
     /// Undoes a membership that did not come about.
     pub(super) async fn abandon(&self) {
-        if let Err(e) = self.deps.net.close().await {
+        if let Err(e) = self.deps.net.close(occupied(&self.deps.runtime)).await {
             warn!(error = %e, "cannot undo the node's network");
         }
         if let Err(e) = saved::clear(&self.dir) {

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Swarm,
-    member::{ASK_PAUSE, Member, UNAVAILABLE},
+    member::{ASK_PAUSE, Member, UNAVAILABLE, occupied},
     saved,
 };
 
@@ -39,7 +39,7 @@ impl Swarm {
         member.agent.clear().await;
         member.stop().await;
         self.current.store(None);
-        let closed = self.deps.net.close().await;
+        let closed = self.deps.net.close(occupied(&self.deps.runtime)).await;
         // whatever is left of the network: nobody could leave a second time, and the next start would take this one up again
         saved::clear(&self.dir)?;
         let gone = closed.map_err(|e| ApiError::internal(format!("the node's network: {e}")))?;
