@@ -122,6 +122,10 @@ struct State {
     doomed: Doomed,
     /// Local endpoints of the last plan whose link was not there.
     waiting: Waiting,
+    /// Verdicts follow from what was: a new generation is owed.
+    stale: bool,
+    /// Addresses that lost their owner, until their sockets are found.
+    gone: Gone,
 }
 
 const LOOPBACK: u32 = 1;
@@ -154,7 +158,15 @@ impl Dataplane {
         Programs::forget_others(&programs_dir)?;
         objects::forget_other_maps(&maps_dir)?;
         maps.new_generation()?;
-        let state = State { maps, links, namespaces: BTreeMap::new(), doomed: Doomed::new(), waiting: Waiting::new() };
+        let state = State {
+            maps,
+            links,
+            namespaces: BTreeMap::new(),
+            doomed: Doomed::new(),
+            waiting: Waiting::new(),
+            stale: false,
+            gone: Gone::new(),
+        };
         Ok(Self { state: Mutex::new(state), attachments, programs, config: config.clone() })
     }
 
@@ -170,17 +182,13 @@ impl Dataplane {
         let state = &mut *self.state.lock();
         let rows = Rows::of(plan, &state.links);
         state.maps.take_writes();
-        let mut gone = Gone::new();
-        let done = state.maps.apply(&rows, &mut gone);
+        let done = state.maps.apply(&rows, &mut state.gone);
         state.waiting = rows.waiting;
-        let writes = state.maps.take_writes();
-        if writes > 0 {
-            state.maps.new_generation()?;
-        }
-        let sockets = state.end_sockets(&gone);
+        let (writes, gone) = (state.maps.take_writes(), state.gone.len());
+        state.stale |= writes > 0;
+        let sockets = state.settle();
         done?;
-        let sockets = sockets?;
-        Ok(Applied { writes, gone: gone.len(), sockets })
+        Ok(Applied { writes, gone, sockets: sockets? })
     }
 
     /// Puts a container's link to work: its own addresses may send from now on, and endpoints of the plan that are in
@@ -202,16 +210,19 @@ impl Dataplane {
         if let Some(old) = replaced {
             self.unplug(state, &key, old)?;
         }
+        // where it goes wrong from here on, `detach_link` knows what to take away
+        state.links.insert(key.clone(), host_ifindex);
+        state.stale = true;
         state.maps.links.put(host_ifindex, row)?;
         let what = Attachment { sandbox: info.sandbox.clone(), vni: info.vni, ifindex: host_ifindex };
         self.attachments.container(&self.programs, &what)?;
-        let mut behind = state.waiting.remove(&key).unwrap_or_default();
+        let mut behind = state.waiting.get(&key).cloned().unwrap_or_default();
         behind.extend(replaced.into_iter().flat_map(|old| state.maps.behind(old)));
         for (endpoint, row) in behind {
             state.maps.put_endpoint(endpoint, Endpoint { ifindex: host_ifindex, ..row })?;
         }
-        state.links.insert(key, host_ifindex);
-        state.maps.new_generation()
+        state.waiting.remove(&key);
+        state.settle().map(drop)
     }
 
     /// Forgets a container's link and the endpoints behind it. Absent is fine, and so is a device that is gone already.
@@ -221,23 +232,22 @@ impl Dataplane {
         key.map_or(Ok(()), |key| self.forget_link(state, &key, host_ifindex))
     }
 
+    /// Each step is taken whatever the others did; what is left can be detached again.
     fn forget_link(&self, state: &mut State, key: &(SandboxId, u32), ifindex: u32) -> EbpfResult<()> {
-        let behind: Vec<EndpointKey> = state.maps.behind(ifindex).into_iter().map(|(k, _)| k).collect();
-        for endpoint in &behind {
-            state.maps.endpoints.remove(endpoint)?;
+        state.stale = true;
+        let removed = state.remove_behind(ifindex);
+        let forgotten = removed.and(self.unplug(state, key, ifindex));
+        if forgotten.is_ok() {
+            state.links.remove(key);
         }
-        self.unplug(state, key, ifindex)?;
-        state.maps.new_generation()?;
-        let gone: Gone = behind.into_iter().map(|k| (k.vni, k.addr)).collect();
-        state.end_sockets(&gone).map(drop)
+        let settled = state.settle().map(drop);
+        forgotten.and(settled)
     }
 
     /// Takes the programs from a link. The endpoints behind it are its caller's.
     fn unplug(&self, state: &mut State, key: &(SandboxId, u32), ifindex: u32) -> EbpfResult<()> {
-        self.attachments.remove_container(&Attachment { sandbox: key.0.clone(), vni: key.1, ifindex })?;
-        state.maps.links.remove(&ifindex)?;
-        state.links.remove(key);
-        Ok(())
+        let detached = self.attachments.remove_container(&Attachment { sandbox: key.0.clone(), vni: key.1, ifindex });
+        detached.and(state.maps.links.remove(&ifindex))
     }
 
     /// Whether a link of this sandbox is at work on this network, and by which device.
@@ -323,14 +333,38 @@ impl Dataplane {
 // === impl State ===
 
 impl State {
+    /// What follows a change of the maps: verdicts are void, and sockets end. Owed until it is done, so the next change
+    /// tries again what fails.
+    fn settle(&mut self) -> EbpfResult<usize> {
+        let renewed = if self.stale { self.maps.new_generation() } else { Ok(()) };
+        self.stale &= renewed.is_err();
+        let ended = self.end_sockets();
+        renewed.and(ended)
+    }
+
     /// Ends the sockets that a VIP led to addresses that are gone. One that cannot be ended times out by itself, so that
     /// is told and not an error.
-    fn end_sockets(&mut self, gone: &Gone) -> EbpfResult<usize> {
-        for (cookie, sockets) in self.maps.take_doomed(gone)? {
-            self.doomed.entry(cookie).or_default().extend(sockets);
+    fn end_sockets(&mut self) -> EbpfResult<usize> {
+        let found = self.maps.take_doomed(&self.gone, &mut self.doomed);
+        if found.is_ok() {
+            self.gone.clear();
         }
         let known: Vec<u64> = self.doomed.keys().filter(|c| self.namespaces.contains_key(c)).copied().collect();
-        Ok(known.into_iter().map(|cookie| self.end_sockets_in(cookie)).sum())
+        let ended: usize = known.into_iter().map(|cookie| self.end_sockets_in(cookie)).sum();
+        found.map(|()| ended)
+    }
+
+    fn remove_behind(&mut self, ifindex: u32) -> EbpfResult<()> {
+        let mut done = Ok(());
+        for (endpoint, _) in self.maps.behind(ifindex) {
+            match self.maps.endpoints.remove(&endpoint) {
+                Ok(()) => {
+                    self.gone.insert((endpoint.vni, endpoint.addr));
+                }
+                Err(e) => done = Err(e),
+            }
+        }
+        done
     }
 
     fn end_sockets_in(&mut self, cookie: u64) -> usize {

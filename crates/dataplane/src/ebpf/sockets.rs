@@ -30,20 +30,20 @@ const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 6);
 pub(super) type Doomed = BTreeMap<u64, BTreeSet<u64>>;
 
 impl Maps {
-    /// The sockets that were connected through a VIP to an address that lost its owner. They are forgotten here.
-    pub(super) fn take_doomed(&mut self, gone: &Gone) -> EbpfResult<Doomed> {
-        let mut doomed = Doomed::new();
+    /// Dooms the sockets that were connected through a VIP to an address that lost its owner. They are forgotten here.
+    pub(super) fn take_doomed(&mut self, gone: &Gone, doomed: &mut Doomed) -> EbpfResult<()> {
         if gone.is_empty() {
-            return Ok(doomed);
+            return Ok(());
         }
+        let mut forgotten = Ok(());
         for (cookie, connected) in self.connected.rows()? {
             let Connected { vni, backend, netns, .. } = connected;
             if gone.contains(&(vni, backend)) {
                 doomed.entry(netns).or_default().insert(cookie);
-                self.connected.remove(&cookie)?;
+                forgotten = forgotten.and(self.connected.remove(&cookie));
             }
         }
-        Ok(doomed)
+        forgotten
     }
 }
 

@@ -34,19 +34,18 @@ impl Dataplane {
     pub fn set_paths(&self, paths: &BTreeMap<IpAddr, Path>) -> EbpfResult<()> {
         let state = &mut *self.state.lock();
         let port = self.config.vxlan_port.into();
-        state.maps.paths.take_writes();
-        for (remote, path) in paths {
+        let held = &mut state.maps.paths;
+        let written = paths.iter().try_for_each(|(remote, path)| {
             let (via, source) = (path.next_hop.octets(), path.source.octets());
-            state
-                .maps
-                .paths
-                .put((*remote).into(), PathRow { ifindex: path.ifindex, via, source, mtu: path.mtu, port })?;
-        }
-        state.maps.paths.retain(|held| paths.contains_key(&held.ip()))?;
-        let confirmed_until =
-            clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default() + CONFIRMED_FOR;
-        let changed = state.maps.paths.take_writes() > 0;
-        state.maps.set_epoch(changed, Some(confirmed_until))
+            held.put((*remote).into(), PathRow { ifindex: path.ifindex, via, source, mtu: path.mtu, port })
+        });
+        let written = written.and_then(|()| held.retain(|remote| paths.contains_key(&remote.ip())));
+        state.stale |= held.take_writes() > 0;
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        let confirmed_until = written.is_ok().then_some(now + CONFIRMED_FOR);
+        let told = state.maps.set_epoch(state.stale, confirmed_until);
+        state.stale &= told.is_err();
+        written.map(drop).and(told)
     }
 
     /// Tunnel endpoints of the nodes that the last plan speaks of.

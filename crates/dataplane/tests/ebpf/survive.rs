@@ -136,16 +136,18 @@ fn another_link_takes_the_endpoints_over() {
 /// An apply that fails halfway has made changes: sockets of those who went are ended all the same.
 #[test]
 fn sockets_end_though_the_apply_fails() {
-    let mut world = world();
-    let mut held = world.order("a", &format!("hold {VIP}:3000"));
-    held.line().unwrap();
-    let address = world.address("b", NET).into();
-    world.networks.get_mut(&NET).unwrap().endpoints.get_mut(&address).unwrap().owner += 1;
-    world.vip(NET, Ipv4Addr::new(10, 7, 105, 201), &["b"]);
-    crate::world::freeze(world.nodes[0].pin_dir(), "services");
-    world.nodes[0].dataplane().apply(&world.plan(0)).unwrap_err();
-    let said = held.say("gone").unwrap();
-    assert!(said.starts_with("error"), "{said}");
+    for map in ["services", "epochs", "connected"] {
+        let mut world = world();
+        let mut held = world.order("a", &format!("hold {VIP}:3000"));
+        held.line().unwrap();
+        let address = world.address("b", NET).into();
+        world.networks.get_mut(&NET).unwrap().endpoints.get_mut(&address).unwrap().owner += 1;
+        world.vip(NET, Ipv4Addr::new(10, 7, 105, 201), &["b"]);
+        crate::world::freeze(world.nodes[0].pin_dir(), map);
+        world.nodes[0].dataplane().apply(&world.plan(0)).unwrap_err();
+        let said = held.say("gone").unwrap();
+        assert!(said.starts_with("error"), "{map}: {said}");
+    }
 }
 
 /// A container that ended while the daemon was away leaves no attachment.
