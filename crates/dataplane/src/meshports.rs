@@ -27,6 +27,8 @@ pub(crate) struct MeshPorts {
     /// Held for moments.
     state: Mutex<State>,
     changed: Notify,
+    /// Some port may be free that was not.
+    let_go: Notify,
 }
 
 #[derive(Default)]
@@ -35,27 +37,45 @@ struct State {
     wanted: BTreeMap<Port, String>,
     /// A subset of those; without a socket where the protocol has none.
     held: BTreeMap<Port, Option<OwnedFd>>,
+    /// Being bound at this moment, each for as long as all are. One that is wanted no more by then is let go again.
+    taking: BTreeSet<Port>,
     /// Those of which the log has told that somebody else has them.
     told: BTreeSet<Port>,
 }
 
 impl MeshPorts {
     pub(crate) fn new(node: Netns) -> Self {
-        Self { node, state: Mutex::default(), changed: Notify::new() }
+        Self { node, state: Mutex::default(), changed: Notify::new(), let_go: Notify::new() }
     }
 
-    /// These are to be held. What is not among them is free when this returns; what is new is held soon after.
+    /// These are to be held. What is not among them is free soon, see [`Self::free`]; what is new is held soon.
     pub(crate) fn set(&self, published: &BTreeMap<Port, PublishedPort>) {
         let mut state = self.state.lock();
         state.wanted = published.iter().map(|(port, p)| (*port, p.service.clone())).collect();
-        let State { wanted, held, told } = &mut *state;
+        let State { wanted, held, told, .. } = &mut *state;
         held.retain(|port, _| wanted.contains_key(port));
         told.retain(|port| wanted.contains_key(port));
+        drop(state);
         self.changed.notify_one();
+        self.let_go.notify_waiters();
     }
 
+    /// Whether a port that cannot be had is the mesh's. One that somebody else has is tried now and then all the same.
     pub(crate) fn holds(&self, port: Port) -> bool {
-        self.state.lock().held.contains_key(&port)
+        let state = self.state.lock();
+        state.held.contains_key(&port) || (state.taking.contains(&port) && !state.told.contains(&port))
+    }
+
+    /// Waits until none of these is the mesh's.
+    pub(crate) async fn free(&self, ports: &BTreeSet<Port>) {
+        loop {
+            // before the look: what is let go right after it counts as well
+            let let_go = self.let_go.notified();
+            if !ports.iter().any(|port| self.holds(*port)) {
+                return;
+            }
+            let_go.await;
+        }
     }
 
     /// Takes what is wanted and not held, at each change and now and then.
@@ -70,23 +90,32 @@ impl MeshPorts {
     }
 
     async fn take_missing(&self) {
-        let missing: Vec<Port> = {
-            let state = self.state.lock();
-            state.wanted.keys().filter(|port| !state.held.contains_key(port)).copied().collect()
-        };
+        let missing = self.state.lock().begin();
         if missing.is_empty() {
             return;
         }
         let bind = move || missing.into_iter().map(|port| (port, hold::bind(port.0, port.1))).collect::<Vec<_>>();
         match self.node.run(bind).await {
             Ok(bound) => self.state.lock().keep(bound),
-            Err(error) => tracing::warn!(%error, "published ports are not held on this node"),
+            Err(error) => {
+                self.state.lock().taking.clear();
+                tracing::warn!(%error, "published ports are not held on this node");
+            }
         }
+        self.let_go.notify_waiters();
     }
 }
 
 impl State {
+    /// What is to be bound now.
+    fn begin(&mut self) -> Vec<Port> {
+        let missing: Vec<Port> = self.wanted.keys().filter(|port| !self.held.contains_key(port)).copied().collect();
+        self.taking.extend(&missing);
+        missing
+    }
+
     fn keep(&mut self, bound: Vec<(Port, hold::Bound)>) {
+        self.taking.clear();
         for (port, bound) in bound {
             // it may be unpublished by now
             let Some(service) = self.wanted.get(&port) else { continue };
@@ -115,6 +144,8 @@ pub(crate) struct Holding(pub(crate) std::sync::Arc<MeshPorts>);
 
 impl Drop for Holding {
     fn drop(&mut self) {
+        // nobody keeps any more what is being taken
+        self.0.state.lock().taking.clear();
         self.0.set(&BTreeMap::new());
     }
 }

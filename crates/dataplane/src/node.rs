@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use malha_model::Protocol;
 use malha_netplan::{NetPlan, SandboxId, SandboxPlan};
 use tokio::{
     sync::{Notify, watch},
@@ -150,6 +151,12 @@ impl NodeNetwork {
         self.mesh.0.set(&plan.published);
         self.plan_changed.notify_one();
         Ok(())
+    }
+
+    /// Waits until the mesh holds none of these ports on the node. It does not keep this network from being let go.
+    pub fn mesh_lets_go(&self, ports: BTreeSet<(Protocol, u16)>) -> impl Future<Output = ()> + Send + use<> {
+        let mesh = Arc::clone(&self.mesh.0);
+        async move { mesh.free(&ports).await }
     }
 
     pub async fn ensure_sandbox(&self, plan: &SandboxPlan) -> NetResult<SandboxState> {

@@ -113,6 +113,32 @@ async fn a_port_that_somebody_has_is_held_once_it_is_free() {
     until_held(&node, &plan, Type::STREAM, 8080).await;
 }
 
+/// A task may get a port that its service had in the mesh a moment ago: it waits, and then the port is free.
+#[tokio::test]
+async fn who_waits_for_a_port_of_the_mesh_gets_it() {
+    let w = World::new().await;
+    let node = w.open().await;
+    let (with, without) = (published(&[(Protocol::Tcp, 8080)]), published(&[]));
+    let wait = || tokio::spawn(node.mesh_lets_go([(Protocol::Tcp, 8080)].into()));
+    until_held(&node, &with, Type::STREAM, 8080).await;
+    let waiting = wait();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    node.apply(&without).unwrap();
+    timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+    serve(&w.node, Type::STREAM, "0.0.0.0", 8080).await.unwrap();
+    // also where it is given up while it is being taken
+    for turn in 0..20 {
+        node.apply(&with).unwrap();
+        for _ in 0..turn {
+            tokio::task::yield_now().await;
+        }
+        node.apply(&without).unwrap();
+        timeout(Duration::from_secs(5), wait()).await.unwrap().unwrap();
+        serve(&w.node, Type::STREAM, "0.0.0.0", 8080).await.unwrap();
+    }
+}
+
 /// Whoever opens the node's network anew must get the ports that were held for containers.
 #[tokio::test]
 async fn a_network_that_is_let_go_holds_no_port() {

@@ -290,6 +290,9 @@ impl Wiring {
         self.state.lock().orphans.remove(&request.id);
         self.ensure_open().await?;
         let until = tokio::time::Instant::now() + PORT_LIMIT;
+        if request.task.is_some() {
+            self.mesh_lets_go(&plan.host_ports, until).await?;
+        }
         let kernel = loop {
             let kernel = self.kernel.read().await;
             let patient = request.task.is_some() && tokio::time::Instant::now() < until;
@@ -315,6 +318,14 @@ impl Wiring {
             ports: kernel.host_ports,
             sandbox_key: kernel.netns.display().to_string(),
         })
+    }
+
+    /// Waits for ports that the mesh still has; nobody else waits along. Where it keeps them, the sandbox says so.
+    async fn mesh_lets_go(&self, ports: &[PortConfig], until: tokio::time::Instant) -> Result<(), WireError> {
+        let ports = ports.iter().map(|p| (p.protocol, p.published_port)).collect();
+        let free = opened(&self.kernel.read().await)?.mesh_lets_go(ports);
+        let _ = tokio::time::timeout_at(until, free).await;
+        Ok(())
     }
 
     /// The hosts file of a sandbox once its container's host name is known.
