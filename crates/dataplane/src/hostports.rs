@@ -77,35 +77,35 @@ impl HostPorts {
         Ok(all)
     }
 
-    /// Holds `wanted` for a sandbox; answers them with the ports they got. True where the rules changed.
+    /// Holds `wanted` for a sandbox; answers them with the ports they got.
     pub(crate) async fn bind(
         &mut self,
         node: &Netns,
         id: &SandboxId,
         wanted: &[PortConfig],
         addr: Option<Ipv4Addr>,
-    ) -> NetResult<(Vec<PortConfig>, bool)> {
+    ) -> NetResult<Vec<PortConfig>> {
         if let Some(held) = self.held.get(id)
             && Some(held.record.addr) == addr
             && matches(&held.record.ports, wanted)
         {
-            return Ok((held.record.ports.clone(), false));
+            return Ok(held.record.ports.clone());
         }
-        let released = self.release(id)?;
-        let Some(addr) = addr.filter(|_| !wanted.is_empty()) else { return Ok((Vec::new(), released)) };
+        self.release(id)?;
+        let Some(addr) = addr.filter(|_| !wanted.is_empty()) else { return Ok(Vec::new()) };
         let (ports, sockets) = self.hold(node, wanted.to_vec()).await?;
         let record = Record { addr, ports: ports.clone() };
         self.write(id, &record)?;
         self.held.insert(id.clone(), Held { record, _sockets: sockets });
-        Ok((ports, true))
+        Ok(ports)
     }
 
-    /// True where there was something to release.
-    pub(crate) fn release(&mut self, id: &SandboxId) -> NetResult<bool> {
-        let was = self.held.remove(id).is_some();
+    /// Absent is fine.
+    pub(crate) fn release(&mut self, id: &SandboxId) -> NetResult<()> {
+        self.held.remove(id);
         match fs::remove_file(self.path(id)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing(|| format!("forget ports of {id}")),
-            _ => Ok(was),
+            _ => Ok(()),
         }
     }
 

@@ -59,6 +59,10 @@ pub struct Sandboxes {
 
 struct Shared {
     ports: HostPorts,
+    /// What the node's rules do with ports, as far as is known.
+    in_force: PortMap,
+    /// The rules are to be written whatever is known: somebody removed them, or an attempt did not come to its end.
+    dirty: bool,
     last_gateway: Option<Ipv4Addr>,
 }
 
@@ -80,10 +84,13 @@ impl Sandboxes {
         mesh: Arc<MeshPorts>,
     ) -> NetResult<Self> {
         let ports = HostPorts::load(&dir.join("ports"), &node, mesh).await?;
-        let shared = Mutex::new(Shared { ports, last_gateway: None });
+        let in_force = ports.map();
+        let shared = Mutex::new(Shared { ports, in_force, dirty: true, last_gateway: None });
         let all = Self { node, rtnl, dir: dir.join("netns"), bridge, vxlan_port, programs, shared };
         fs::create_dir_all(&all.dir).doing(|| format!("make {}", all.dir.display()))?;
-        all.apply_rules(&all.shared.lock().await.ports).await?;
+        let mut shared = all.shared.lock().await;
+        all.enforce(&mut shared).await?;
+        drop(shared);
         Ok(all)
     }
 
@@ -145,13 +152,13 @@ impl Sandboxes {
         stale.into_iter().try_for_each(|cookie| self.programs.clear_scope(cookie).map_err(programs))
     }
 
-    /// Puts the node's rules back where somebody flushed them; true where that was so.
+    /// Puts the node's rules back where somebody flushed them, and in force what could not be before; true where they were
+    /// gone.
     pub(crate) async fn restore_rules(&self) -> NetResult<bool> {
-        let shared = self.shared.lock().await;
-        if Rules::present(&self.node).await {
-            return Ok(false);
-        }
-        self.apply_rules(&shared.ports).await.map(|()| true)
+        let mut shared = self.shared.lock().await;
+        let gone = !Rules::present(&self.node).await;
+        shared.dirty |= gone;
+        self.enforce(&mut shared).await.map(|()| gone)
     }
 
     /// Whether there is a namespace of this sandbox, in which a container may run.
@@ -224,13 +231,11 @@ impl Sandboxes {
         wiring.settled(&pairs).await?;
         sandbox.set_sysctls(plan.sysctls.clone().into_iter().collect()).await?;
         let addr = state.gateway.as_ref().map(|g| g.address.addr());
-        let before = shared.ports.map();
-        let (ports, changed) = shared.ports.bind(&self.node, &plan.id, &plan.host_ports, addr).await?;
-        if changed {
-            self.move_ports(&before, &shared.ports).await?;
-        }
-        state.host_ports = ports;
-        Ok(state)
+        let bound = shared.ports.bind(&self.node, &plan.id, &plan.host_ports, addr).await;
+        // former ports are given up even where the new ones cannot be had
+        let enforced = self.enforce(shared).await;
+        state.host_ports = bound?;
+        enforced.map(|()| state)
     }
 
     async fn namespace(&self, path: &Path) -> NetResult<Netns> {
@@ -290,12 +295,8 @@ impl Sandboxes {
     async fn remove_now(&self, id: &SandboxId, shared: &mut Shared) -> NetResult<()> {
         check_id(id)?;
         let mut errors = Vec::new();
-        let before = shared.ports.map();
-        match shared.ports.release(id) {
-            Ok(true) => errors.extend(self.move_ports(&before, &shared.ports).await.err()),
-            Ok(false) => {}
-            Err(e) => errors.push(e),
-        }
+        errors.extend(shared.ports.release(id).err());
+        errors.extend(self.enforce(shared).await.err());
         match self.rtnl.links().await {
             Ok(links) => {
                 for (_, link) in owned(&links, id) {
@@ -318,15 +319,28 @@ impl Sandboxes {
         NetError::collect(errors)
     }
 
-    /// Puts the ports in force, and makes flows to those that led elsewhere `before` begin anew.
-    async fn move_ports(&self, before: &PortMap, ports: &HostPorts) -> NetResult<()> {
-        self.apply_rules(ports).await?;
-        let now = ports.map();
-        let moved = |port: &&(Protocol, u16)| before.get(port) != now.get(port);
-        let moved: BTreeSet<_> = before.keys().chain(now.keys()).filter(moved).copied().collect();
-        if moved.is_empty() {
+    /// Puts the ports as they are held in force, and makes flows to those that led elsewhere begin anew. Where that fails
+    /// it is owed, and whoever comes next does it; the upkeep at the latest.
+    async fn enforce(&self, shared: &mut Shared) -> NetResult<()> {
+        let now = shared.ports.map();
+        if !shared.dirty && shared.in_force == now {
             return Ok(());
         }
+        shared.dirty = true;
+        let (vxlan_port, gateway_subnet) = (self.vxlan_port, self.bridge.subnet());
+        Rules { vxlan_port, gateway_subnet, host_ports: now.clone() }.apply(&self.node).await?;
+        let moved = |port: &&(Protocol, u16)| shared.in_force.get(port) != now.get(port);
+        let moved: BTreeSet<_> = shared.in_force.keys().chain(now.keys()).filter(moved).copied().collect();
+        if !moved.is_empty() {
+            self.forget_flows(moved).await?;
+        }
+        shared.in_force = now;
+        shared.dirty = false;
+        Ok(())
+    }
+
+    /// Makes flows to these ports of the node begin anew.
+    async fn forget_flows(&self, moved: BTreeSet<(Protocol, u16)>) -> NetResult<()> {
         let own = self.rtnl.addresses().await?.into_iter().filter_map(|(_, net)| match net.addr() {
             IpAddr::V4(addr) => Some(addr),
             IpAddr::V6(_) => None,
@@ -336,12 +350,6 @@ impl Sandboxes {
             tracing::warn!(%error, "flows to a port of the node may still go to who had it before");
         }
         Ok(())
-    }
-
-    async fn apply_rules(&self, ports: &HostPorts) -> NetResult<()> {
-        let rules =
-            Rules { vxlan_port: self.vxlan_port, gateway_subnet: self.bridge.subnet(), host_ports: ports.map() };
-        rules.apply(&self.node).await
     }
 }
 

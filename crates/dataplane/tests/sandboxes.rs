@@ -3,7 +3,13 @@
 
 mod common;
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    net::IpAddr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use common::{World, ask, forge, heard, ip, link, listen, plan, sh, who_am_i};
 use malha_dataplane::{GWBRIDGE, Netns};
@@ -155,6 +161,48 @@ async fn host_ports_lead_to_the_container_from_everywhere() {
     node.remove_sandbox(&p.id).await.unwrap();
     assert!(ask(&internet, "198.51.100.1:8080").await.is_err());
     node.ensure_sandbox(&second).await.unwrap();
+}
+
+/// Somebody to whom the node's table belongs: nobody else may change it until they end, and it ends with them.
+fn owner(node: &Netns) -> Child {
+    let net = format!("--net={}", node.path().display());
+    let nft = ["nft", "-i"];
+    let mut owner =
+        Command::new("nsenter").arg(net).args(nft).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let theirs = b"delete table inet malha; add table inet malha { flags owner; }\n";
+    owner.stdin.as_mut().unwrap().write_all(theirs).unwrap();
+    while !sh(node, "nft list table inet malha").contains("owner") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    owner
+}
+
+/// A port that is held, or given up, while the rules cannot be changed.
+#[tokio::test]
+async fn rules_that_could_not_be_changed_are_changed_later() {
+    let w = World::new().await;
+    let node = w.open().await;
+    let mut p = plan("web", vec![]);
+    node.ensure_sandbox(&p).await.unwrap();
+    p.host_ports = vec![malha_model::PortConfig {
+        target_port: 80,
+        published_port: 8080,
+        publish_mode: malha_model::PublishMode::Host,
+        ..Default::default()
+    }];
+    let led = || sh(&w.node, "nft list map inet malha host_ports").contains("8080");
+    let mut theirs = owner(&w.node);
+    let refused = node.ensure_sandbox(&p).await.unwrap_err().to_string();
+    assert!(refused.contains("nftables refused"), "{refused}");
+    theirs.wait().unwrap();
+    node.ensure_sandbox(&p).await.unwrap();
+    assert!(led());
+
+    let mut theirs = owner(&w.node);
+    node.remove_sandbox(&p.id).await.unwrap_err();
+    theirs.wait().unwrap();
+    node.remove_sandbox(&p.id).await.unwrap();
+    assert!(!led());
 }
 
 /// A client that never pauses, while a port goes from one container to the next.
