@@ -159,21 +159,23 @@ impl Wiring {
         self.networks.borrow().clone()
     }
 
-    /// Makes maps and names reflect `networks`. One caller, one state after the other.
+    /// Makes maps and names reflect `networks`. One caller, one state after the other. Maps come first: a name is to lead
+    /// somewhere. Where not all of them can be written the names are told all the same, as most still do.
     async fn apply(&self, networks: Arc<NodeNetworks>) -> Result<(), WireError> {
         let kernel = self.kernel.read().await;
         let net = opened(&kernel)?;
-        self.state.lock().zones.refresh(&networks.views);
-        self.take_over(net, &networks).await;
         let plan =
             build_plan(&NodeInputs { node: networks.node.clone(), views: &networks.views, local: &networks.tasks });
-        net.apply(&plan)?;
+        let applied = net.apply(&plan);
         {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            state.zones.refresh(&networks.views);
             for (id, sandbox) in &state.sandboxes {
                 self.dns.update(id, state.zones.of(sandbox));
             }
         }
+        self.take_over(net, &networks).await;
+        applied?;
         self.networks.send_replace(networks);
         Ok(())
     }
