@@ -28,6 +28,11 @@ impl Layout {
         self.state.join("cluster.json")
     }
 
+    /// Beside the cluster, which may be gone.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.run.with_extension("lock")
+    }
+
     /// Network namespace of a node, of the underlay (`net`) or of the outside client (`client`).
     pub(crate) fn netns(&self, what: &str) -> String {
         format!("malha-{}-{what}", self.name)

@@ -8,6 +8,7 @@ mod client;
 mod cluster;
 mod down;
 mod layout;
+mod lock;
 mod node;
 mod process;
 mod status;
@@ -78,6 +79,8 @@ pub(crate) async fn run(args: DevArgs) -> Result<()> {
         args.name
     );
     let layout = Layout::new(&args.name);
+    let changes = !matches!(args.command, DevCommand::Status { .. } | DevCommand::Exec { .. });
+    let _one = changes.then(|| lock::take(&layout)).transpose()?;
     match args.command {
         DevCommand::Up { nodes, managers, no_swarm, daemon_arg } => {
             ensure!(

@@ -14,8 +14,7 @@ use super::{
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the daemon of `name` and waits until its API answers.
-pub(crate) async fn start_daemon(layout: &Layout, name: &str, extra: &[String]) -> Result<Process> {
+fn spawn_daemon(layout: &Layout, name: &str, extra: &[String]) -> Result<Process> {
     let exe = std::env::current_exe().context("own path")?;
     let mut command = Command::new(exe);
     command
@@ -35,8 +34,12 @@ pub(crate) async fn start_daemon(layout: &Layout, name: &str, extra: &[String]) 
         .arg(layout.state.join("daemon.json"))
         .args(extra);
     let command = process::in_netns(&layout.netns_path(name), command)?;
+    process::detach(command, &layout.log(name))
+}
+
+/// Waits until the API of a daemon answers.
+async fn await_daemon(layout: &Layout, name: &str, daemon: Process) -> Result<()> {
     let log = layout.log(name);
-    let daemon = process::detach(command, &log)?;
     let until = tokio::time::Instant::now() + START_LIMIT;
     while !client::answers(&layout.socket(name)).await {
         if !daemon.is_alive() {
@@ -49,7 +52,7 @@ pub(crate) async fn start_daemon(layout: &Layout, name: &str, extra: &[String]) 
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(daemon)
+    Ok(())
 }
 
 /// Arguments that `up` was given for the daemons, kept beside the cluster.
@@ -62,12 +65,23 @@ pub(crate) fn saved_args(layout: &Layout) -> Vec<String> {
 
 pub(crate) async fn start(layout: &Layout, node: &str) -> Result<()> {
     let mut cluster = Cluster::require(layout)?;
-    let member = cluster.member(node)?;
-    if member.daemon.is_some_and(Process::is_alive) {
-        return Ok(());
-    }
-    member.daemon = Some(start_daemon(layout, node, &saved_args(layout)).await?);
-    cluster.save(layout)
+    ensure_daemon(layout, &mut cluster, node, &saved_args(layout)).await
+}
+
+/// Starts the daemon of `name` unless it runs; either way it answers in the end. It is written down before it is waited for:
+/// one that does not answer is to be found and ended.
+pub(crate) async fn ensure_daemon(layout: &Layout, cluster: &mut Cluster, name: &str, extra: &[String]) -> Result<()> {
+    let member = cluster.member(name)?;
+    let daemon = match member.daemon.filter(|daemon| daemon.is_alive()) {
+        Some(running) => running,
+        None => {
+            let started = spawn_daemon(layout, name, extra)?;
+            member.daemon = Some(started);
+            cluster.save(layout).inspect_err(|_| started.signal(Signal::SIGKILL))?;
+            started
+        }
+    };
+    await_daemon(layout, name, daemon).await
 }
 
 pub(crate) async fn kill(layout: &Layout, node: &str) -> Result<()> {

@@ -42,9 +42,8 @@ pub(crate) async fn up(layout: &Layout, plan: Plan) -> Result<()> {
         let name = cluster.nodes[i].name.clone();
         if !cluster.nodes[i].daemon.is_some_and(Process::is_alive) {
             progress(&format!("starting {name}"));
-            cluster.nodes[i].daemon = Some(node::start_daemon(layout, &name, &args).await?);
-            cluster.save(layout)?;
         }
+        node::ensure_daemon(layout, &mut cluster, &name, &args).await?;
     }
     if plan.swarm {
         form_swarm(layout, &cluster).await?;
