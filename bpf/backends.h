@@ -17,15 +17,20 @@ static __always_inline __u32 next_turn(struct front *front, __u32 count)
 	return turn ? __sync_fetch_and_add(turn, 1) % count : 0;
 }
 
-static __always_inline struct backend *backend_at(struct front *front, __u32 index)
+/* True where there is one. It is read once, as the row may be another backend's a moment later. */
+static __always_inline int backend_at(struct front *front, __u32 index, struct backend *b)
 {
 	struct slot slot = { *front, index };
-	struct backend *b = bpf_map_lookup_elem(&backends, &slot);
+	struct backend *row = bpf_map_lookup_elem(&backends, &slot);
 
-	if (b)
-		return b;
-	slot.index = 0; /* the list just got shorter */
-	return bpf_map_lookup_elem(&backends, &slot);
+	if (!row) {
+		slot.index = 0; /* the list just got shorter */
+		row = bpf_map_lookup_elem(&backends, &slot);
+	}
+	if (!row)
+		return 0;
+	*b = *row;
+	return 1;
 }
 
 #endif

@@ -37,13 +37,13 @@ static __always_inline int socket_of_node(struct __sk_buff *skb, const struct pa
 }
 
 /* New flows go round; a flow in the middle whose state was lost gets what a hash says, the same on every packet. */
-static __always_inline struct backend *pick(struct front *front, struct service *service, const struct packet *p)
+static __always_inline int pick(struct front *front, struct service *service, const struct packet *p, struct backend *b)
 {
 	__u32 hash = ((__u32)p->sport * 40503u) ^ p->saddr ^ (p->saddr >> 16);
 
 	if (!service->count)
 		return 0;
-	return backend_at(front, opens(p) ? next_turn(front, service->count) : hash % service->count);
+	return backend_at(front, opens(p) ? next_turn(front, service->count) : hash % service->count, b);
 }
 
 static __always_inline int is_reachable(const struct endpoint *e)
@@ -119,7 +119,7 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 	struct settings *s;
 	struct endpoint *e = 0;
 	struct packet *p = &on->packet;
-	struct backend *b;
+	struct backend b;
 	__u32 zero = 0;
 	__u16 shown_port;
 	__u8 side, before;
@@ -192,11 +192,10 @@ static __noinline int choose(struct __sk_buff *skb, int from_bridge, struct onwa
 			begin_flow(&key, &fresh);
 			return PASS;
 		}
-		b = pick(&front, service, p);
-		if (!b)
+		if (!pick(&front, service, p, &b))
 			return PASS;
-		on->task = b->addr;
-		on->task_port = b->port;
+		on->task = b.addr;
+		on->task_port = b.port;
 		e = endpoint_of(service->vni, &on->task);
 		if (!is_reachable(e))
 			return PASS;

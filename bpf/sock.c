@@ -87,7 +87,7 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 	struct connected c = {};
 	struct service *service;
 	struct scope *scope;
-	struct backend *b;
+	struct backend b;
 	__u64 cookie;
 
 	c.netns = bpf_get_netns_cookie(ctx);
@@ -105,18 +105,23 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 	}
 	if (!service->count)
 		return is_probe(ctx) ? ALLOW : refuse();
-	b = backend_at(&front, next_turn(&front, service->count));
-	if (!b)
+	if (!backend_at(&front, next_turn(&front, service->count), &b))
 		return refuse();
 	cookie = bpf_get_socket_cookie(ctx);
-	c.backend = b->addr;
+	c.backend = b.addr;
 	c.vip = *dst;
 	c.vni = front.vni;
 	c.port = ctx->user_port;
 	c.proto = ctx->protocol;
 	bpf_map_update_elem(&connected, &cookie, &c, BPF_ANY);
+	/* The daemon takes an endpoint away first and looks for its sockets then. Here it is the other way round, so that one
+	 * of the two sees the other. */
+	if (!endpoint_of(front.vni, &b.addr)) {
+		bpf_map_delete_elem(&connected, &cookie);
+		return refuse();
+	}
 	count(PATH_CONNECT, 0);
-	*dst = b->addr;
+	*dst = b.addr;
 	return ALLOW;
 }
 
@@ -148,7 +153,7 @@ static __always_inline int do_send(struct bpf_sock_addr *ctx, struct addr *dst, 
 	struct service *service;
 	struct endpoint *e;
 	struct scope *scope;
-	struct backend *b;
+	struct backend b;
 	__u64 netns = bpf_get_netns_cookie(ctx);
 
 	scope = bpf_map_lookup_elem(&scopes, &netns);
@@ -157,9 +162,10 @@ static __always_inline int do_send(struct bpf_sock_addr *ctx, struct addr *dst, 
 	key.cookie = bpf_get_socket_cookie(ctx);
 	known = bpf_map_lookup_elem(&datagrams, &key);
 	if (known) {
-		e = endpoint_of(known->vni, &known->other);
-		if (e && e->serial == known->serial) {
-			*dst = known->other;
+		d = *known; /* once, as a backend */
+		e = endpoint_of(d.vni, &d.other);
+		if (e && e->serial == d.serial) {
+			*dst = d.other;
 			count(PATH_DATAGRAM, 0);
 			return ALLOW;
 		}
@@ -172,17 +178,16 @@ static __always_inline int do_send(struct bpf_sock_addr *ctx, struct addr *dst, 
 	}
 	if (!service->count)
 		return refuse();
-	b = backend_at(&front, next_turn(&front, service->count));
-	if (!b)
+	if (!backend_at(&front, next_turn(&front, service->count), &b))
 		return refuse();
-	e = endpoint_of(front.vni, &b->addr);
-	d.other = b->addr;
+	e = endpoint_of(front.vni, &b.addr);
+	d.other = b.addr;
 	d.serial = e ? e->serial : 0;
 	d.vni = front.vni;
 	bpf_map_update_elem(&datagrams, &key, &d, BPF_ANY);
 	d.other = *dst;
-	*dst = b->addr;
-	key.addr = b->addr;
+	*dst = b.addr;
+	key.addr = b.addr;
 	key.direction = DIR_REVERSE;
 	bpf_map_update_elem(&datagrams, &key, &d, BPF_ANY);
 	count(PATH_DATAGRAM, 0);

@@ -84,6 +84,20 @@ fn a_vip_without_backends_refuses_at_once() {
     assert!(world.ping("a", VIP));
 }
 
+/// A container may end before the plan says so: nobody is led to where it was, to wait there for nothing.
+#[test]
+fn a_backend_that_is_gone_refuses_at_once() {
+    let mut world = service();
+    world.vip(NET, VIP, &["b"]);
+    world.apply();
+    let node = world.nodes[0].dataplane();
+    node.detach_link(node.link_of("b", NET).unwrap()).unwrap();
+    assert_eq!(world.order("a", &format!("get {VIP}:80 1")).lines(), ["error 111"]);
+    let dump = node.dump().unwrap();
+    let connected = dump.iter().find(|m| m.name == "connected").unwrap();
+    assert!(connected.rows.is_empty(), "{:?}", connected.rows);
+}
+
 #[test]
 fn vips_mean_something_on_their_network_only() {
     let mut world = service();
