@@ -79,15 +79,14 @@ impl Server {
         let listening = |source| Error::Listen { sandbox: id.to_owned(), source };
         let at = inner.listen;
         let (udp, tcp, ports) = netns.inside(move || listen(at)).await.map_err(listening)?;
-        let sandbox = Arc::new(Sandbox::new(id, netns, (udp, ports), zone, inner.tasks.child()));
-        let key = inner.next_key.fetch_add(1, Ordering::Relaxed);
-        let mut sandboxes = inner.sandboxes();
-        inner.poller(key).add(key, sandbox.clone()).map_err(listening)?;
-        sandboxes.insert(id.to_owned(), (key, sandbox.clone()));
-        drop(sandboxes);
         // whoever calls: conversations are held where the server was started
         let _runtime = inner.forwarder.runtime().enter();
-        tcp::serve(sandbox, TcpListener::from_std(tcp).map_err(listening)?, inner.forwarder.clone());
+        let tcp = TcpListener::from_std(tcp).map_err(listening)?;
+        let sandbox = Arc::new(Sandbox::new(id, netns, (udp, ports), zone, inner.tasks.child()));
+        let key = inner.next_key.fetch_add(1, Ordering::Relaxed);
+        inner.poller(key).add(key, sandbox.clone()).map_err(listening)?;
+        inner.sandboxes().insert(id.to_owned(), (key, sandbox.clone()));
+        tcp::serve(sandbox, tcp, inner.forwarder.clone());
         Ok(ports)
     }
 

@@ -60,7 +60,11 @@ impl Poller {
         let mut table = (**self.table.load()).clone();
         table.insert(key, sandbox.clone());
         self.table.store(Arc::new(table));
-        Ok(self.epoll.add(&sandbox.udp, EpollEvent::new(EpollFlags::EPOLLIN, key))?)
+        let waited_on = self.epoll.add(&sandbox.udp, EpollEvent::new(EpollFlags::EPOLLIN, key));
+        if waited_on.is_err() {
+            self.remove(key); // nobody else knows of it, and it holds its namespace
+        }
+        Ok(waited_on?)
     }
 
     pub(crate) fn remove(&self, key: u64) {
