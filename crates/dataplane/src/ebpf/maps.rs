@@ -152,7 +152,7 @@ pub(super) struct Shared<K, V> {
 }
 
 impl<K: Pod + PartialEq, V: Pod> Shared<K, V> {
-    fn open(dir: &Path, name: &'static str) -> EbpfResult<Self> {
+    pub(super) fn open(dir: &Path, name: &'static str) -> EbpfResult<Self> {
         Ok(Self { name, map: typed(dir, name)? })
     }
 

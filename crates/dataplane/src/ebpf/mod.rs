@@ -56,6 +56,7 @@ use self::{
     namespace::Namespace,
     objects::Programs,
     sockets::Doomed,
+    sweep::Sweeper,
     tables::{Links, Rows, Waiting},
 };
 
@@ -108,6 +109,7 @@ pub const DEFAULT_FLOW_CAPACITY: u32 = 65536;
 /// The maps and programs of one node. Dropping it detaches nothing; [`Dataplane::remove`] does.
 pub struct Dataplane {
     state: Mutex<State>,
+    sweeper: Mutex<Sweeper>,
     attachments: Attachments,
     programs: Programs,
     config: Config,
@@ -167,7 +169,8 @@ impl Dataplane {
             stale: false,
             gone: Gone::new(),
         };
-        Ok(Self { state: Mutex::new(state), attachments, programs, config: config.clone() })
+        let sweeper = Mutex::new(Sweeper::open(&maps_dir)?);
+        Ok(Self { state: Mutex::new(state), sweeper, attachments, programs, config: config.clone() })
     }
 
     /// Names the node's own devices and addresses. Uplinks that are none any more are detached.
@@ -314,7 +317,7 @@ impl Dataplane {
 
     /// As [`Dataplane::sweep`], with another idea of a while.
     pub fn sweep_after(&self, linger: Duration) -> EbpfResult<usize> {
-        self.state.lock().maps.sweep(linger)
+        self.sweeper.lock().sweep(linger)
     }
 
     /// Detaches everything and removes all pins: the node forwards nothing any more.
