@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use futures::{TryStream, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use malha_netplan::Mac;
 use netlink_packet_route::{
-    address::AddressAttribute,
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
     link::{
         InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
         LinkLayerType, LinkMessage, State,
@@ -24,6 +25,7 @@ use netlink_packet_route::{
 use rtnetlink::{
     Handle, IpVersion, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan,
     RouteMessageBuilder,
+    packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
 };
 use tokio::{sync::Mutex, time::sleep};
 
@@ -35,6 +37,8 @@ use crate::{
 
 const BUSY_TRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// A list that is never made in peace is taken as it is.
+const DISTURBED_TRIES: u32 = 8;
 
 /// A connection to the kernel's routing tables of one namespace.
 #[derive(Clone, Debug)]
@@ -107,24 +111,55 @@ impl Rtnl {
         Ok(Self { handle, lists: Arc::default() })
     }
 
-    /// One list at a time; one that was given up halfway may keep the socket busy for a moment longer.
-    async fn list<T, S>(&self, what: &str, start: impl Fn() -> S) -> NetResult<Vec<T>>
-    where
-        S: TryStream<Ok = T, Error = rtnetlink::Error>,
-    {
+    /// One list at a time; one that was given up halfway may keep the socket busy for a moment longer. One during which
+    /// something came or went may lack what was there all along, and is made again.
+    async fn list<T>(
+        &self,
+        what: &str,
+        request: RouteNetlinkMessage,
+        pick: fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> NetResult<Vec<T>> {
         let _one = self.lists.lock().await;
-        for _ in 0..BUSY_TRIES {
-            match start().try_collect().await {
-                Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::EBUSY => sleep(BUSY_PAUSE).await,
-                listed => return listed.doing(|| what.into()),
+        let (mut busy, mut disturbed) = (0, 0);
+        loop {
+            match self.list_once(&request, pick).await {
+                Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -libc::EBUSY && busy < BUSY_TRIES => {
+                    busy += 1;
+                    sleep(BUSY_PAUSE).await;
+                }
+                Ok((_, true)) if disturbed < DISTURBED_TRIES => disturbed += 1,
+                listed => return listed.map(|(all, _)| all).doing(|| what.into()),
             }
         }
-        start().try_collect().await.doing(|| what.into())
+    }
+
+    /// What the kernel tells, and whether something came or went meanwhile.
+    async fn list_once<T>(
+        &self,
+        request: &RouteNetlinkMessage,
+        pick: fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), rtnetlink::Error> {
+        let mut request = NetlinkMessage::from(request.clone());
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let mut handle = self.handle.clone();
+        let mut answer = std::pin::pin!(handle.request(request)?);
+        let (mut all, mut disturbed) = (Vec::new(), false);
+        while let Some(message) = answer.next().await {
+            disturbed |= message.header.flags & NLM_F_DUMP_INTR != 0;
+            match message.payload {
+                NetlinkPayload::InnerMessage(inner) => all.extend(pick(inner)),
+                NetlinkPayload::Error(e) => return Err(rtnetlink::Error::NetlinkError(e)),
+                NetlinkPayload::Overrun(_) => disturbed = true,
+                _ => {}
+            }
+        }
+        Ok((all, disturbed))
     }
 
     pub(crate) async fn links(&self) -> NetResult<Vec<Link>> {
-        let all: Vec<LinkMessage> = self.list("list links", || self.handle.link().get().execute()).await?;
-        Ok(all.into_iter().map(Link::from).collect())
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let pick = |told| if let RouteNetlinkMessage::NewLink(link) = told { Some(Link::from(link)) } else { None };
+        self.list("list links", request, pick).await
     }
 
     pub(crate) async fn link(&self, name: &str) -> NetResult<Option<Link>> {
@@ -203,7 +238,9 @@ impl Rtnl {
 
     /// Addresses by interface index.
     pub(crate) async fn addresses(&self) -> NetResult<Vec<(u32, IpNet)>> {
-        let all: Vec<_> = self.list("list addresses", || self.handle.address().get().execute()).await?;
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let pick = |told| if let RouteNetlinkMessage::NewAddress(address) = told { Some(address) } else { None };
+        let all = self.list("list addresses", request, pick).await?;
         let parsed = all.into_iter().filter_map(|m| {
             let local =
                 m.attributes.iter().find_map(|a| if let AddressAttribute::Local(x) = a { Some(*x) } else { None });
@@ -249,12 +286,17 @@ impl Rtnl {
         self.handle.route().add(message).replace().execute().await.doing(what)
     }
 
+    /// Of IPv4, in all tables.
+    async fn routes(&self) -> NetResult<Vec<RouteMessage>> {
+        let request = RouteNetlinkMessage::GetRoute(RouteMessageBuilder::<Ipv4Addr>::new().build());
+        let pick = |told| if let RouteNetlinkMessage::NewRoute(route) = told { Some(route) } else { None };
+        self.list("list routes", request, pick).await
+    }
+
     /// Destinations that this node routes by itself, without the default route and without `except`'s.
     pub(crate) async fn routed(&self, except: &str) -> NetResult<Vec<IpNet>> {
         let except = self.link(except).await?.map(|l| l.index);
-        let message = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all: Vec<_> = self.list("list routes", || self.handle.route().get(message.clone()).execute()).await?;
-        let nets = all.into_iter().filter_map(|m| {
+        let nets = self.routes().await?.into_iter().filter_map(|m| {
             let plain = matches!(m.header.kind, RouteType::Unicast | RouteType::Local);
             let by = m.attributes.iter().find_map(|a| if let RouteAttribute::Oif(i) = a { Some(*i) } else { None });
             let to = m.attributes.iter().find_map(|a| match a {
@@ -269,8 +311,7 @@ impl Rtnl {
 
     /// IPv4 destinations of the main table, default route included, and the link that each is reached by.
     pub(crate) async fn main_routes(&self) -> NetResult<Vec<(IpNet, Option<u32>)>> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let all: Vec<_> = self.list("list routes", || self.handle.route().get(message.clone()).execute()).await?;
+        let all = self.routes().await?;
         let of_main = |m: &RouteMessage| {
             let long = m.attributes.iter().find_map(|a| if let RouteAttribute::Table(t) = a { Some(*t) } else { None });
             long.unwrap_or(m.header.table.into()) == MAIN_TABLE && m.header.kind == RouteType::Unicast
@@ -317,7 +358,9 @@ impl Rtnl {
     /// Packets from `source` are routed by `table`. Set again is fine.
     pub(crate) async fn add_source_rule(&self, source: IpAddr, table: u32, priority: u32) -> NetResult<()> {
         let version = if source.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
-        let rules: Vec<_> = self.list("list rules", || self.handle.rule().get(version.clone()).execute()).await?;
+        let request = RouteNetlinkMessage::GetRule(self.handle.rule().get(version).message_mut().clone());
+        let pick = |told| if let RouteNetlinkMessage::NewRule(rule) = told { Some(rule) } else { None };
+        let rules = self.list("list rules", request, pick).await?;
         let wanted = RuleAttribute::Source(source);
         if rules.iter().any(|r| u32::from(r.header.table) == table && r.attributes.contains(&wanted)) {
             return Ok(());
