@@ -84,7 +84,7 @@ impl PrivateContainerd {
             return Ok(None);
         }
         let found = Self { dir: dir.to_owned(), socket: socket_file(dir), pid };
-        found.wait_until_it_answers().await?;
+        found.wait_until_it_answers(|| is_ours(pid, dir)).await?;
         Ok(Some(found))
     }
 
@@ -101,17 +101,17 @@ impl PrivateContainerd {
         let mut command = Command::new(binary);
         command.arg("--config").arg(&config).stdin(Stdio::null()).stderr(log.try_clone().map_err(fail)?).stdout(log);
         own_session(&mut command);
-        let child = command.spawn().map_err(fail)?;
+        let mut child = command.spawn().map_err(fail)?;
         let pid = child.id().ok_or_else(|| RuntimeError::internal("containerd ended at once"))?;
         fs::write(pid_file(dir), pid.to_string()).map_err(fail)?;
-        // Dropping the handle leaves the process alone; tokio reaps it should it end before us.
-        drop(child);
         let started = Self { dir: dir.to_owned(), socket: socket_file(dir), pid };
-        started.wait_until_it_answers().await?;
+        // Its command line would not do: at first it may still be empty.
+        started.wait_until_it_answers(|| matches!(child.try_wait(), Ok(None))).await?;
+        // Dropping the handle leaves the process alone; tokio reaps it should it end before us.
         Ok(started)
     }
 
-    async fn wait_until_it_answers(&self) -> Result<()> {
+    async fn wait_until_it_answers(&self, mut lives: impl FnMut() -> bool) -> Result<()> {
         let client = Containerd::new(&self.socket, "malha")?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -119,7 +119,7 @@ impl PrivateContainerd {
             if matches!(answer, Ok(Ok(_))) {
                 return Ok(());
             }
-            if !is_ours(self.pid, &self.dir) || Instant::now() > deadline {
+            if !lives() || Instant::now() > deadline {
                 let log = self.dir.join("containerd.log");
                 return Err(RuntimeError::Unavailable(format!("it did not come up; see {}", log.display())));
             }

@@ -325,7 +325,9 @@ impl Wiring {
     /// Waits for ports that the mesh still has; nobody else waits along. Where it keeps them, the sandbox says so.
     async fn mesh_lets_go(&self, ports: &[PortConfig], until: tokio::time::Instant) -> Result<(), WireError> {
         let ports = ports.iter().map(|p| (p.protocol, p.published_port)).collect();
-        let free = opened(&self.kernel.read().await)?.mesh_lets_go(ports);
+        let kernel = self.kernel.read().await;
+        let free = opened(&kernel)?.mesh_lets_go(ports);
+        drop(kernel);
         let _ = tokio::time::timeout_at(until, free).await;
         Ok(())
     }
