@@ -23,4 +23,6 @@ mod old_cli;
 mod published;
 mod services;
 mod support;
+mod swarm_containers;
+mod updates;
 mod walkthrough;
