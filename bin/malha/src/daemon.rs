@@ -1,8 +1,8 @@
 //! `malha daemon`: one node, from its settings to its orderly end.
 //!
 //! Everything that runs is started here, in order: containerd, runtime, names, membership, engine, API. At the end the
-//! API goes first, then the agent and the manager; containers, sandboxes, maps and programs stay as they are and are
-//! taken over by the next start.
+//! API goes first, once its requests have had their time, then the agent and the manager; containers, sandboxes, maps and
+//! programs stay as they are and are taken over by the next start.
 
 use std::{
     fs::File,
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use malha_api::{Api, TlsFiles};
-use malha_kit::{Clock, Rng, SystemClock, Tasks};
+use malha_kit::{CancellationToken, Clock, Rng, SystemClock, Tasks};
 use malha_runtime::{PrivateContainerd, RegistryConfig, Runtime, RuntimeConfig};
 use tokio::{
     net::TcpListener,
@@ -37,6 +37,8 @@ use crate::{
 /// How long a start waits for the daemon before it to be gone.
 const LOCK_LIMIT: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// For the API to end, which gives its requests less than that.
+const API_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let config = Arc::new(Config::load(args)?);
@@ -82,8 +84,9 @@ async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
         tasks.spawn_supervised("owed addresses", move || engine.clone().pay(rng.fork()));
     }
     tasks.spawn("stand-alone containers", engine.clone().adopt_running());
-    let api = tasks.child();
-    serve_api(&config, swarm, engine, &api).await?;
+    // A group apart with a token apart: cancelled with the group, the servers would be dropped with their requests.
+    let (api, api_end) = (Tasks::new(), CancellationToken::new());
+    serve_api(&config, swarm, engine, &api, &api_end).await?;
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(error = %e, "cannot tell the service manager that the node is ready");
     }
@@ -97,7 +100,8 @@ async fn serve(config: Arc<Config>, kernel: Handle) -> Result<()> {
     info!(signal = by, "stopping; containers go on");
     // Sent for the service manager's sake; a failure changes nothing.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    api.shutdown().await;
+    api_end.cancel();
+    api.drain(API_LIMIT).await;
     tasks.shutdown().await;
     for host in &config.hosts {
         if let Host::Unix(path) = host {
@@ -189,22 +193,28 @@ fn network_settings(config: &Config) -> Result<Settings> {
     })
 }
 
-/// Binds and serves each listener in turn; one that cannot be bound ends the start.
-async fn serve_api(config: &Config, swarm: Arc<Swarm>, engine: Arc<LocalEngine>, tasks: &Tasks) -> Result<()> {
+/// Binds and serves each listener in turn, until `end`; one that cannot be bound ends the start.
+async fn serve_api(
+    config: &Config,
+    swarm: Arc<Swarm>,
+    engine: Arc<LocalEngine>,
+    tasks: &Tasks,
+    end: &CancellationToken,
+) -> Result<()> {
     let api = Api::new(swarm, engine, Arc::new(SystemClock));
     for host in &config.hosts {
         match host {
             Host::Unix(path) => {
                 make_parent(path)?;
                 let listener = malha_api::bind_unix(path).await?;
-                tasks.spawn("api unix", malha_api::serve_unix(listener, api.clone(), tasks.token().clone()));
+                tasks.spawn("api unix", malha_api::serve_unix(listener, api.clone(), end.clone()));
             }
             Host::Tcp(addr) => {
                 let files = config.tls.as_ref().context("tcp needs TLS")?;
                 let tls = malha_api::server_config(TlsFiles { ca: &files.ca, cert: &files.cert, key: &files.key })
                     .context("TLS of the API")?;
                 let listener = TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr}"))?;
-                tasks.spawn("api tcp", malha_api::serve_tls(listener, tls, api.clone(), tasks.token().clone()));
+                tasks.spawn("api tcp", malha_api::serve_tls(listener, tls, api.clone(), end.clone()));
             }
         }
         info!(?host, "API listens");

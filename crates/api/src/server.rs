@@ -1,7 +1,8 @@
 //! The listeners: a unix socket, and TCP with TLS client certificates.
 //!
 //! HTTP/1.1 only, because `attach` and `exec` leave HTTP by an upgrade. A connection's failure is its own; the number of
-//! connections is bounded. When the token is cancelled, no connection is accepted any more and requests get a moment.
+//! connections is bounded. When the token is cancelled, no connection is accepted any more, and requests get [`DRAIN`]: who
+//! runs the server is to wait for it, not to drop it.
 
 use std::{
     io,
@@ -22,6 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
@@ -33,7 +35,8 @@ const MAX_CONNECTIONS: usize = 4096;
 /// For a request's header to arrive, and for an idle connection to be used again.
 const HEADER_WAIT: Duration = Duration::from_secs(300);
 const TLS_WAIT: Duration = Duration::from_secs(10);
-/// For requests to end when the server does. Streams and waits have no end of their own.
+/// For requests to end when the server does; streams and waits have no end of their own. Also for changes whose client has
+/// gone.
 const DRAIN: Duration = Duration::from_secs(2);
 /// After a failed accept (out of descriptors), for the machine to recover.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,7 +75,7 @@ pub async fn bind_unix(path: &Path) -> Result<UnixListener, BindError> {
     Ok(listener)
 }
 
-/// Serves until `token` is cancelled.
+/// Serves until `token` is cancelled, and a moment longer.
 pub async fn serve_unix(listener: UnixListener, api: Api, token: CancellationToken) {
     let server = Server::new(api, token);
     while let Some((permit, accepted)) = server.next(listener.accept()).await {
@@ -84,7 +87,7 @@ pub async fn serve_unix(listener: UnixListener, api: Api, token: CancellationTok
     server.drain().await;
 }
 
-/// Serves clients that `tls` lets in, until `token` is cancelled.
+/// Serves clients that `tls` lets in, until `token` is cancelled, and a moment longer.
 pub async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, api: Api, token: CancellationToken) {
     let server = Server::new(api, token);
     let acceptor = TlsAcceptor::from(tls);
@@ -156,7 +159,8 @@ impl Server {
         let (token, end) = (self.token.clone(), self.end.clone());
         self.connections.spawn(async move {
             let _permit = permit;
-            let Ok(io) = ready.await else { return };
+            // A client that has not asked for anything yet holds up no end.
+            let Some(Ok(io)) = token.run_until_cancelled(ready).await else { return };
             let service = service_fn(move |request: hyper::Request<Incoming>| {
                 let request = request.map(Body::new);
                 let answer = middleware::answer(router.clone(), name.clone(), changes.clone(), request);
@@ -183,10 +187,11 @@ impl Server {
     }
 
     async fn drain(&self) {
+        let until = Instant::now() + DRAIN;
         self.connections.close();
-        let _ = tokio::time::timeout(DRAIN, self.connections.wait()).await;
+        let _ = timeout_at(until, self.connections.wait()).await;
         self.end.cancel();
         self.connections.wait().await;
-        self.changes.shutdown().await;
+        self.changes.drain(until.saturating_duration_since(Instant::now())).await;
     }
 }

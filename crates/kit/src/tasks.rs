@@ -63,6 +63,13 @@ impl Tasks {
         });
     }
 
+    /// Waits for tasks that end by themselves, for that long; cancels what is left.
+    pub async fn drain(&self, limit: Duration) {
+        self.tracker.close();
+        let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
+        self.shutdown().await;
+    }
+
     /// Cancels the group and waits until every task has ended.
     pub async fn shutdown(&self) {
         self.token.cancel();
@@ -89,5 +96,19 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(RUNS.load(Ordering::SeqCst), 2);
         tasks.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_waits_for_who_ends_and_cancels_who_does_not() {
+        let (tasks, ended) = (Tasks::new(), std::sync::Arc::new(AtomicU32::new(0)));
+        let count = ended.clone();
+        tasks.spawn("ends", async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        tasks.spawn("never ends", std::future::pending());
+        let begun = tokio::time::Instant::now();
+        tasks.drain(Duration::from_secs(2)).await;
+        assert_eq!((ended.load(Ordering::SeqCst), begun.elapsed().as_secs()), (1, 2));
     }
 }

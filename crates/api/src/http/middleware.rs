@@ -1,5 +1,5 @@
 //! What surrounds every request: the version prefix, the common headers, the wall that a panic stops at, and that a
-//! change comes to its end.
+//! change outlives its client.
 //!
 //! It lies outside the router, because a path is routed by what is left once its version is taken off.
 
@@ -44,8 +44,8 @@ pub(crate) async fn answer(
     response
 }
 
-/// `None` where the handler panicked. This future ends with its connection; a change then still comes to its end, as
-/// nobody asked for half of one.
+/// `None` where the handler panicked, or where a change did not come to its end before the server did. This future ends
+/// with its connection; a change then still goes on, as nobody asked for half of one.
 async fn handle(mut router: Router, changes: &Tasks, request: Request) -> Option<Response> {
     if request.method().is_safe() {
         return match AssertUnwindSafe(router.call(request)).catch_unwind().await {
