@@ -25,7 +25,7 @@ impl Runtime {
     pub async fn attach(&self, container: &str, options: AttachOptions) -> Result<Attachment> {
         let container = self.inner.containers.find(container)?;
         let record = container.record();
-        let _changing = container.changing.lock().await;
+        let _changing = container.change().await?;
         let (output, stream) = OutputSender::new();
         let (start, started) = oneshot::channel();
         let stdin = (options.stdin && record.options.open_stdin).then(|| {

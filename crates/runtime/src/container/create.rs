@@ -82,7 +82,7 @@ impl Runtime {
 
     async fn change_options(&self, container: &str, change: impl FnOnce(&mut CreateOptions)) -> Result<()> {
         let container = self.inner.containers.find(container)?;
-        let _changing = container.changing.lock().await;
+        let _changing = container.change().await?;
         let mut record = (*container.record()).clone();
         change(Arc::make_mut(&mut record.options));
         container.set_record(record).await

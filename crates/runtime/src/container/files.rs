@@ -48,7 +48,7 @@ impl Runtime {
     /// Rewrites hosts, hostname and resolv.conf in place; also while running. `None` leaves a file alone.
     pub async fn set_files(&self, container: &str, files: ContainerFiles) -> Result<()> {
         let container = self.inner.containers.find(container)?;
-        let _changing = container.changing.lock().await;
+        let _changing = container.change().await?;
         container.rewrite_files(&files)
     }
 }

@@ -26,7 +26,7 @@ impl Runtime {
         let container = self.inner.containers.find(container)?;
         let name = name.strip_prefix('/').unwrap_or(name);
         name::check(name)?;
-        let _changing = container.changing.lock().await;
+        let _changing = container.change().await?;
         let mut record = (*container.record()).clone();
         let old_name = std::mem::replace(&mut record.name, name.to_owned());
         if old_name == name {

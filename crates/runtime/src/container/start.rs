@@ -62,6 +62,7 @@ impl Inner {
 
     /// The caller holds `changing`.
     async fn start_held(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        container.still_there()?;
         let state = container.state();
         if state.status.is_running() {
             return Err(RuntimeError::NotModified(container.id.clone()));

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use malha_model::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{MutexGuard, watch};
 
 use super::{
     attach::PendingAttach,
@@ -94,6 +94,19 @@ impl Container {
         }
         let _changing = self.changing.lock().await;
         self.state().status.is_running()
+    }
+
+    /// Waits for what is being done to it; held while it is changed. It may have been removed meanwhile.
+    pub(crate) async fn change(&self) -> Result<MutexGuard<'_, ()>> {
+        let changing = self.changing.lock().await;
+        self.still_there()?;
+        Ok(changing)
+    }
+
+    /// For who holds `changing`.
+    pub(crate) fn still_there(&self) -> Result<()> {
+        let removed = self.live.borrow().removed;
+        if removed { Err(RuntimeError::NoSuchContainer(self.id.clone())) } else { Ok(()) }
     }
 
     /// Writes first, then shows: what callers see is on disk.

@@ -153,6 +153,12 @@ async fn stopping_killing_and_removing() {
         removed.unwrap();
         assert!(runtime.inspect(&starting).is_err());
 
+        // What waited for the removal finds nothing.
+        let going = runtime.create(node.script("true")).await.unwrap().id;
+        let (removed, renamed) = tokio::join!(runtime.remove(&going, false, false), runtime.rename(&going, "too-late"));
+        removed.unwrap();
+        assert!(matches!(renamed, Err(RuntimeError::NoSuchContainer(_))), "{renamed:?}");
+
         // Takes itself away.
         let own = node.started(CreateOptions { auto_remove: true, ..node.script("sleep 0.2; exit 4") }).await;
         let gone = runtime.wait(&own, WaitCondition::Removed).unwrap();
