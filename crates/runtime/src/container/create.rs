@@ -75,11 +75,6 @@ impl Runtime {
         self.change_options(container, |options| options.caller_data = data).await
     }
 
-    /// Whether it removes itself when it exits.
-    pub async fn set_auto_remove(&self, container: &str, auto_remove: bool) -> Result<()> {
-        self.change_options(container, |options| options.auto_remove = auto_remove).await
-    }
-
     async fn change_options(&self, container: &str, change: impl FnOnce(&mut CreateOptions)) -> Result<()> {
         let container = self.inner.containers.find(container)?;
         let _changing = container.change().await?;

@@ -84,7 +84,8 @@ impl Inner {
         }
         cgroup::remove(&container.cgroup).await;
         container.live.send_modify(|live| live.draining = false);
-        if container.record().options.auto_remove {
+        let kept = container.live.borrow().kept;
+        if container.record().options.auto_remove && !kept {
             match self.remove_stopped(container, true).await {
                 Ok(()) | Err(RuntimeError::RemovalInProgress(_)) => {}
                 Err(error) => tracing::warn!(container = container.id, %error, "not removed after its exit"),

@@ -45,6 +45,14 @@ impl Runtime {
         Ok(())
     }
 
+    /// While `kept`, a container that removes itself when it exits does not.
+    pub async fn keep(&self, container: &str, kept: bool) -> Result<()> {
+        let container = self.inner.containers.find(container)?;
+        let _changing = container.change().await?;
+        container.live.send_modify(|live| live.kept = kept);
+        Ok(())
+    }
+
     /// Sends a signal (`SIGKILL` where `None`).
     pub async fn kill(&self, container: &str, signal: Option<&str>) -> Result<()> {
         let container = self.inner.containers.find(container)?;

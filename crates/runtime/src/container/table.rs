@@ -38,6 +38,8 @@ pub(crate) struct Live {
     /// The process has ended, but its output is still on its way to the log.
     pub(crate) draining: bool,
     pub(crate) removed: bool,
+    /// Does not remove itself for now. In memory only: a daemon that dies meanwhile leaves nothing behind for good.
+    pub(crate) kept: bool,
 }
 
 #[derive(Debug)]

@@ -159,8 +159,14 @@ async fn stopping_killing_and_removing() {
         removed.unwrap();
         assert!(matches!(renamed, Err(RuntimeError::NoSuchContainer(_))), "{renamed:?}");
 
-        // Takes itself away.
-        let own = node.started(CreateOptions { auto_remove: true, ..node.script("sleep 0.2; exit 4") }).await;
+        // Takes itself away, unless it is kept.
+        let own = CreateOptions { auto_remove: true, ..node.script("sleep 0.2; exit 4") };
+        let own = runtime.create(own).await.unwrap().id;
+        runtime.keep(&own, true).await.unwrap();
+        runtime.start(&own).await.unwrap();
+        assert_eq!(node.exit_of(&own).await, 4);
+        runtime.keep(&own, false).await.unwrap();
+        runtime.start(&own).await.unwrap();
         let gone = runtime.wait(&own, WaitCondition::Removed).unwrap();
         assert_eq!(tokio::time::timeout(crate::support::WAIT, gone.wait()).await.unwrap().unwrap().exit_code, 4);
         assert!(runtime.inspect(&own).is_err());

@@ -449,11 +449,11 @@ impl LocalEngine {
     async fn end_run(&self, info: &ContainerInfo, options: &StopOptions) -> ApiResult<()> {
         let removes_itself = info.options.auto_remove;
         if removes_itself {
-            self.runtime.set_auto_remove(&info.id, false).await?;
+            self.runtime.keep(&info.id, true).await?;
         }
         let ended = modified(self.runtime.stop(&info.id, grace(options), signal(&options.signal)).await);
         if removes_itself {
-            self.runtime.set_auto_remove(&info.id, true).await?;
+            self.runtime.keep(&info.id, false).await?;
         }
         ended.map(drop)
     }
