@@ -217,7 +217,10 @@ impl Engine for LocalEngine {
     }
 
     async fn kill_container(&self, reference: &str, name: &str) -> ApiResult<()> {
-        let info = self.runtime.inspect(reference)?;
+        let id = self.runtime.inspect(reference)?.id;
+        // As for a stop.
+        drop(self.turns.take(&id).await);
+        let info = self.runtime.inspect(&id)?;
         let called_off = self.is_restarting(&info);
         self.user_stops(&info).await?;
         let killed = self.runtime.kill(&info.id, signal(name)).await;
