@@ -47,8 +47,8 @@ pub(crate) struct LocalEngine {
     attached: Mutex<BTreeMap<String, Vec<TaskId>>>,
     owed: Owed,
     restarts: Restarts,
-    /// One at a time, so that the managers hear of the last name last.
-    renames: tokio::sync::Mutex<()>,
+    /// Of one container one at a time, so that the managers hear of its last name last.
+    renames: Turns,
     /// Starts of stand-alone containers, and the release of what they held.
     turns: Turns,
     /// Changes of a container's record.
@@ -65,7 +65,7 @@ impl LocalEngine {
         events: Arc<EventLog>,
     ) -> Arc<Self> {
         let (attached, owed) = (Mutex::default(), Owed::default());
-        let (restarts, renames) = (Restarts::default(), tokio::sync::Mutex::default());
+        let (restarts, renames) = (Restarts::default(), Turns::default());
         let (turns, records) = (Turns::default(), Turns::default());
         Arc::new(Self { config, runtime, net, swarm, local, events, attached, owed, restarts, renames, turns, records })
     }

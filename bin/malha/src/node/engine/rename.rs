@@ -10,8 +10,9 @@ use super::{LocalEngine, record::Record};
 
 impl LocalEngine {
     pub(super) async fn rename(&self, reference: &str, name: &str) -> ApiResult<()> {
-        let _one = self.renames.lock().await;
-        let before = self.runtime.inspect(reference)?;
+        let id = self.runtime.inspect(reference)?.id;
+        let _turn = self.renames.take(&id).await;
+        let before = self.runtime.inspect(&id)?;
         self.runtime.rename(&before.id, name).await?;
         let told = self.tell_name(&before.id).await;
         if told.is_err()
@@ -28,7 +29,7 @@ impl LocalEngine {
         if self.runtime.inspect(&given.id)?.name == given.name {
             return Ok(());
         }
-        let _one = self.renames.lock().await;
+        let _turn = self.renames.take(&given.id).await;
         self.tell_name(&given.id).await
     }
 
