@@ -1,4 +1,4 @@
-//! `docker stop`, `kill` and `restart`.
+//! `docker stop` and `kill`, and what a `restart` needs of both.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,18 +31,11 @@ impl Runtime {
         self.inner.stop(&container, grace, signal).await
     }
 
-    pub async fn restart(&self, container: &str, grace: Option<Duration>, signal: Option<&str>) -> Result<()> {
-        let container = self.inner.containers.find(container)?;
-        if container.state().status.is_running() {
-            self.inner.stop(&container, grace, signal).await?;
+    /// After a stop and a start that were one to whoever asked: `docker restart`.
+    pub fn tell_restarted(&self, container: &str) {
+        if let Ok(container) = self.inner.containers.find(container) {
+            self.inner.emit(&container, EventKind::Restart);
         }
-        match self.inner.start(&container).await {
-            // Somebody else has just started it: that is what was wanted.
-            Ok(()) | Err(RuntimeError::NotModified(_)) => {}
-            Err(e) => return Err(e),
-        }
-        self.inner.emit(&container, EventKind::Restart);
-        Ok(())
     }
 
     /// While `kept`, a container that removes itself when it exits does not.

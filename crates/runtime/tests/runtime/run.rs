@@ -138,8 +138,9 @@ async fn stopping_killing_and_removing() {
         assert!(matches!(runtime.kill(&sleeper, None).await, Err(RuntimeError::NotRunning(_))));
         assert!(matches!(runtime.kill(&sleeper, Some("NOPE")).await, Err(RuntimeError::InvalidArgument(_))));
 
-        runtime.restart(&sleeper, Some(Duration::ZERO), None).await.unwrap();
-        runtime.restart(&sleeper, Some(Duration::ZERO), None).await.unwrap();
+        runtime.start(&sleeper).await.unwrap();
+        runtime.stop(&sleeper, Some(Duration::ZERO), None).await.unwrap();
+        runtime.start(&sleeper).await.unwrap();
         assert_eq!(runtime.inspect(&sleeper).unwrap().state.status, ContainerStatus::Running);
         let removed = runtime.wait(&sleeper, WaitCondition::Removed).unwrap();
         runtime.remove(&sleeper, true, false).await.unwrap();

@@ -213,6 +213,9 @@ impl Engine for LocalEngine {
             Err(e) => Err(e),
         };
         self.restarts.unhold(&info.id);
+        if restarted.is_ok() {
+            self.runtime.tell_restarted(&info.id);
+        }
         restarted
     }
 
