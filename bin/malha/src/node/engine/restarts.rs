@@ -231,7 +231,12 @@ impl LocalEngine {
     ) -> ApiResult<()> {
         if has_policy(&Record::of(container)) {
             self.restarts.overrule(&container.id, stopped);
-            self.change_record(&container.id, note).await?;
+            let noted = self.change_record(&container.id, note).await;
+            if matches!(noted, Err(RuntimeError::NoSuchContainer(_))) {
+                // Removed meanwhile: who removed it has forgotten it before it was remembered again.
+                self.restarts.forget(&container.id);
+            }
+            noted?;
         }
         Ok(())
     }
