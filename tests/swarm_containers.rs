@@ -123,6 +123,7 @@ fn told_afterwards(c: &Cluster) {
         (" network connect ", "name=told, type=overlay)"),
         (" volume mount told ", "destination=/x, driver=local"),
         (" container start ", "name=told"),
+        (" container die ", "execDuration="),
         (" network disconnect ", "name=told, type=overlay)"),
         (" volume unmount told ", "driver=local)"),
         (" volume destroy told ", "(driver=local)"),

@@ -1,6 +1,6 @@
 //! What happens to containers, images and volumes, told as it happens.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use malha_model::Timestamp;
 use tokio::sync::broadcast;
@@ -42,6 +42,8 @@ pub enum EventKind {
     Start,
     Die {
         exit_code: i32,
+        /// From its start to its end.
+        ran: Duration,
     },
     /// A signal was sent.
     Kill {

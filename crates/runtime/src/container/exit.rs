@@ -60,6 +60,7 @@ impl Inner {
     /// The caller holds `changing`.
     pub(crate) async fn on_exit(self: &Arc<Self>, container: &Arc<Container>, exit_code: i32, at: Timestamp) {
         let at = if at.is_zero() { clock::now() } else { at };
+        let ran = at.since(container.state().started_at);
         let killed = cgroup::oom_killed(&container.cgroup);
         container.live.send_modify(|live| {
             live.state.status = ContainerStatus::Exited;
@@ -72,7 +73,7 @@ impl Inner {
             let oom_killed = live.state.oom_killed;
             live.last_exit = ExitStatus { exit_code, oom_killed, finished_at: at, error: String::new() };
         });
-        self.emit(container, EventKind::Die { exit_code });
+        self.emit(container, EventKind::Die { exit_code, ran });
         if let Err(error) = container.save_state().await {
             tracing::warn!(container = container.id, %error, "exit not saved");
         }

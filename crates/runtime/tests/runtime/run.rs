@@ -51,9 +51,16 @@ async fn a_container_runs_logs_and_ends() {
         let mut kinds = Vec::new();
         while let Ok(RuntimeEvent::Container(event)) = events.try_recv() {
             assert_eq!(event.id, created.id);
-            kinds.push(event.kind);
+            let untimed = |kind| match kind {
+                EventKind::Die { exit_code, ran } => {
+                    assert!(!ran.is_zero() && ran < crate::support::WAIT, "{ran:?}");
+                    EventKind::Die { exit_code, ran: Duration::ZERO }
+                }
+                kind => kind,
+            };
+            kinds.push(untimed(event.kind));
         }
-        let die = EventKind::Die { exit_code: 7 };
+        let die = EventKind::Die { exit_code: 7, ran: Duration::ZERO };
         let renamed = EventKind::Rename { old_name: "first".into() };
         let wanted =
             [EventKind::Create, EventKind::Start, die.clone(), EventKind::Start, die, renamed, EventKind::Destroy];
@@ -125,7 +132,7 @@ async fn stopping_killing_and_removing() {
         let told = async {
             loop {
                 let RuntimeEvent::Container(event) = events.recv().await.unwrap() else { continue };
-                if let EventKind::Die { exit_code } = event.kind {
+                if let EventKind::Die { exit_code, .. } = event.kind {
                     return (exit_code, begun.elapsed());
                 }
             }

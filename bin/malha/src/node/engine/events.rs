@@ -12,8 +12,8 @@ use malha_runtime::{ContainerEvent, EventKind, ImageAction, ImageEvent, VolumeAc
 
 use super::record::Record;
 
-/// The event itself, and those of networks and volumes that come before a start and after an end. `own` knows the ids of
-/// the networks that every machine has for itself.
+/// The event itself, and before a start or an end those of its networks and volumes. `own` knows the ids of the networks
+/// that every machine has for itself.
 pub(super) fn of_container(event: &ContainerEvent, own: impl Fn(&str) -> Option<String>) -> Vec<Event> {
     match event.kind {
         EventKind::Start => {
@@ -23,9 +23,9 @@ pub(super) fn of_container(event: &ContainerEvent, own: impl Fn(&str) -> Option<
             told
         }
         EventKind::Die { .. } => {
-            let mut told = vec![container(event)];
-            told.extend(of_networks(event, "disconnect", own));
+            let mut told = of_networks(event, "disconnect", own);
             told.extend(of_mounts(event, "unmount"));
+            told.push(container(event));
             told
         }
         _ => vec![container(event)],
@@ -40,8 +40,9 @@ fn container(event: &ContainerEvent) -> Event {
     let action = match &event.kind {
         EventKind::Create => "create".into(),
         EventKind::Start => "start".into(),
-        EventKind::Die { exit_code } => {
+        EventKind::Die { exit_code, ran } => {
             set("exitCode", exit_code.to_string());
+            set("execDuration", ran.as_secs().to_string());
             "die".into()
         }
         EventKind::Kill { signal } => {
@@ -146,7 +147,7 @@ fn labels<const N: usize>(pairs: [(&str, &str); N]) -> Labels {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use malha_api::backend::{EndpointSettings, HostConfig};
     use malha_runtime::{CreateOptions, MountPoint};
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_and_volumes_come_before_the_start_and_go_after_the_end() {
+    fn networks_and_volumes_come_before_the_start_and_go_before_the_end() {
         let on = |id: &str| EndpointSettings { network_id: id.into(), ..EndpointSettings::default() };
         let networks = [("over".to_owned(), on("n1")), ("bridge".to_owned(), on(""))].into();
         let record = Record { networks, ..Record::default() };
@@ -192,11 +193,12 @@ mod tests {
         assert_eq!(lines(&start), wanted);
         assert_eq!(start[1].attributes, labels([("container", "c1"), ("name", "over"), ("type", "overlay")]));
         assert_eq!((start[2].attributes["destination"].as_str(), &*start[2].attributes["read/write"]), ("/d", "true"));
-        let end = happened(EventKind::Die { exit_code: 3 }, &record, mounts());
+        let die = EventKind::Die { exit_code: 3, ran: Duration::from_millis(2900) };
+        let end = happened(die, &record, mounts());
         let wanted =
-            ["container die c1", "network disconnect own-bridge", "network disconnect n1", "volume unmount data"];
+            ["network disconnect own-bridge", "network disconnect n1", "volume unmount data", "container die c1"];
         assert_eq!(lines(&end), wanted);
-        assert_eq!(end[0].attributes["exitCode"], "3");
+        assert_eq!((&*end[3].attributes["exitCode"], &*end[3].attributes["execDuration"]), ("3", "2"));
         assert_eq!(lines(&happened(EventKind::Stop, &record, mounts())), ["container stop c1"]);
     }
 
