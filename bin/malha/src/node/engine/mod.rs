@@ -174,8 +174,11 @@ impl Engine for LocalEngine {
         if Record::of(&info).task.is_some() {
             return modified(self.runtime.start(&info.id).await);
         }
-        self.user_starts(&info).await?;
-        let started = self.start_standalone(&info.id).await;
+        let started = match self.user_starts(&info).await {
+            Ok(()) => self.start_standalone(&info.id).await,
+            Err(e) => Err(e),
+        };
+        self.restarts.end_start(&info.id);
         if started.is_err() {
             // What its user could not start is left to its user, who is told why it did not start.
             if let Err(error) = self.user_stops(&info).await {

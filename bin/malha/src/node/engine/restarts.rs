@@ -44,6 +44,8 @@ struct Turn {
     stopped: bool,
     /// Its user restarts it: the start after this end is not for its policy to make.
     held: bool,
+    /// Its user starts it, which is no restart.
+    starting: bool,
 }
 
 impl Restarts {
@@ -55,7 +57,7 @@ impl Restarts {
     fn overrule(&self, id: &str, stopped: bool) {
         let mut turns = self.0.lock();
         let turn = turns.entry(id.to_owned()).or_default();
-        *turn = Turn { stopped, latest: turn.latest, ..Turn::default() };
+        *turn = Turn { stopped, latest: turn.latest, starting: turn.starting, ..Turn::default() };
     }
 
     /// Until `unhold`, its policy does not start it.
@@ -71,6 +73,20 @@ impl Restarts {
         }
     }
 
+    fn begin_start(&self, id: &str) {
+        self.0.lock().entry(id.to_owned()).or_default().starting = true;
+    }
+
+    pub(super) fn end_start(&self, id: &str) {
+        if let Some(turn) = self.0.lock().get_mut(id) {
+            turn.starting = false;
+        }
+    }
+
+    fn is_starting(&self, id: &str) -> bool {
+        self.0.lock().get(id).is_some_and(|t| t.starting)
+    }
+
     /// Takes the next number and says how long to wait. None where one is on its way already, or where its user has spoken
     /// since it was asked whether it comes back.
     fn plan(&self, id: &str, ran: Duration) -> Option<(u64, Duration)> {
@@ -80,8 +96,9 @@ impl Restarts {
             return None;
         }
         let next = if turn.delay.is_zero() || ran >= STEADY { FIRST } else { (2 * turn.delay).min(LONGEST) };
-        *turn = Turn { delay: next, waiting: Some(turn.latest + 1), latest: turn.latest + 1, ..Turn::default() };
-        Some((turn.latest, next))
+        let number = turn.latest + 1;
+        *turn = Turn { delay: next, waiting: Some(number), latest: number, starting: turn.starting, ..Turn::default() };
+        Some((number, next))
     }
 
     /// True where that restart has not been called off meanwhile.
@@ -144,9 +161,11 @@ impl LocalEngine {
         record.task.is_none() && (forgotten || !stopped) && wanted(policy, code, record.restarts)
     }
 
-    /// It has ended and is about to be started again.
+    /// It has ended and is about to be started again, not by its user.
     pub(super) fn is_restarting(&self, container: &ContainerInfo) -> bool {
-        has_ended(container) && self.comes_back(container, container.state.exit_code, Moment::AtItsEnd)
+        has_ended(container)
+            && !self.restarts.is_starting(&container.id)
+            && self.comes_back(container, container.state.exit_code, Moment::AtItsEnd)
     }
 
     fn come_back(self: &Arc<Self>, id: &str, ran: Duration) {
@@ -218,8 +237,11 @@ impl LocalEngine {
         }
     }
 
-    /// Before a start by the user.
+    /// Before a start by the user; `end_start` ends it.
     pub(super) async fn user_starts(&self, container: &ContainerInfo) -> ApiResult<()> {
+        if has_policy(&Record::of(container)) {
+            self.restarts.begin_start(&container.id);
+        }
         self.user_says(container, false, |r| Record { stopped: false, restarts: 0, ..r }).await
     }
 
@@ -303,5 +325,10 @@ mod tests {
         assert_eq!(plan(0), None);
         restarts.unhold("c");
         assert!(!restarts.is_overruled("c") && plan(0).is_some());
+        restarts.begin_start("c");
+        restarts.overrule("c", false);
+        assert!(plan(0).is_some() && restarts.is_starting("c"), "whatever becomes of the run before");
+        restarts.end_start("c");
+        assert!(!restarts.is_starting("c"));
     }
 }
