@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -23,11 +24,13 @@ use crate::{
 /// How long a task's state is asked for: the shim of a busy machine may be slow to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
+/// Containers taken over at once.
+const AT_ONCE: usize = 16;
 
 pub(crate) async fn adopt(inner: &Arc<Inner>) -> Result<()> {
     let root = inner.config.state_dir.join("containers");
     let fail = |e| RuntimeError::io(format!("read {}", root.display()), e);
-    let mut known = BTreeSet::new();
+    let (mut known, mut found) = (BTreeSet::new(), Vec::new());
     for entry in fs::read_dir(&root).map_err(fail)? {
         let entry = entry.map_err(fail)?;
         let id = entry.file_name().to_string_lossy().into_owned();
@@ -35,14 +38,7 @@ pub(crate) async fn adopt(inner: &Arc<Inner>) -> Result<()> {
             Ok(Some(container)) => {
                 known.insert(id);
                 inner.containers.insert(Arc::clone(&container));
-                // One that cannot be taken over must not keep the others.
-                if let Err(error) = adopt_one(inner, &container).await {
-                    tracing::warn!(container = container.id, %error, "container not taken over");
-                    // Its end is seen as soon as containerd answers again.
-                    if container.state().status.is_running() {
-                        container::watch_exit(inner, &container);
-                    }
-                }
+                found.push(container);
             }
             // A creation that did not come to its end.
             Ok(None) => {
@@ -56,7 +52,21 @@ pub(crate) async fn adopt(inner: &Arc<Inner>) -> Result<()> {
             }
         }
     }
+    // Beside each other: of slow shims, the slowest alone holds up the start.
+    stream::iter(found)
+        .for_each_concurrent(AT_ONCE, |container| async move { take_over(inner, &container).await })
+        .await;
     remove_strangers(inner, &known).await
+}
+
+/// One that cannot be taken over must not keep the others.
+async fn take_over(inner: &Arc<Inner>, container: &Arc<Container>) {
+    let Err(error) = adopt_one(inner, container).await else { return };
+    tracing::warn!(container = container.id, %error, "container not taken over");
+    // Its end is seen as soon as containerd answers again.
+    if container.state().status.is_running() {
+        container::watch_exit(inner, container);
+    }
 }
 
 fn load(inner: &Inner, id: &str, dir: &Path) -> Result<Option<Arc<Container>>> {
