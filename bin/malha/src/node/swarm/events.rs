@@ -35,9 +35,9 @@ pub(super) struct Follower {
     consensus: Consensus,
     log: Arc<EventLog>,
     clock: SharedClock,
-    /// What is older is not told.
+    /// What is older is not told, until the log has been gone through.
     since: Timestamp,
-    /// The states have reached that time.
+    /// It has been: the states have reached that time, or a leader has been known for a while.
     present: bool,
     state: Arc<State>,
     managers: Standings,
@@ -125,10 +125,12 @@ impl Follower {
     }
 
     fn tell(&mut self, events: Vec<Event>) {
-        let since = self.since;
-        for event in events.into_iter().filter(|e| e.time >= since) {
-            self.present = true;
-            self.log.push(event);
+        for event in events {
+            // Times are the leader's, whose clock may be behind: once the log has been gone through, all of it is news.
+            self.present |= event.time >= self.since;
+            if self.present {
+                self.log.push(event);
+            }
         }
     }
 }
