@@ -81,6 +81,10 @@ impl Inner {
     async fn connect(self: &Arc<Self>, container: &Container, mut pending: PendingAttach) -> Result<()> {
         let live = LiveOutput::connect(&container.dir).await;
         let live = live.map_err(|e| RuntimeError::io("attach to the output", e))?;
+        // Before the start nothing can have ended but the log writer, without which the process must not run.
+        if live.is_none() && !container.state().status.is_running() {
+            return Err(RuntimeError::io("attach to the output", "the log writer has ended"));
+        }
         if let Some(started) = pending.started.take_if(|_| live.is_some()) {
             let _ = started.send(());
         }
