@@ -51,6 +51,12 @@ impl Runtime {
         inner.tasks.spawn("create", async move {
             let made = maker.make(&id, &name, options, process, &image).await;
             match &made {
+                // Nobody has seen it, and nobody is to.
+                Ok(container) if tell.is_closed() => {
+                    maker.unmake(&id, &container.dir).await;
+                    maker.remove_anonymous(&container.record()).await;
+                    return maker.containers.release(&name, &id);
+                }
                 Ok(container) => {
                     maker.containers.insert(Arc::clone(container));
                     maker.emit(container, EventKind::Create);

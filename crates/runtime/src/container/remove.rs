@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{info::ContainerStatus, remove_snapshot, table::Container};
+use super::{
+    info::ContainerStatus,
+    remove_snapshot,
+    table::{Container, Record},
+};
 use crate::{
     EventKind, Result, Runtime, RuntimeError, cgroup,
     containerd::services::{
@@ -77,15 +81,19 @@ impl Inner {
         self.containers.remove(container);
         container.pending_attaches.lock().clear();
         if volumes {
-            for mount in record.mounts.iter().filter(|m| m.anonymous) {
-                if let Err(error) = self.volumes.remove(&mount.name).await {
-                    tracing::warn!(volume = mount.name, %error, "anonymous volume not removed");
-                }
-            }
+            self.remove_anonymous(&record).await;
         }
         container.live.send_modify(|live| live.removed = true);
         self.emit(container, EventKind::Destroy);
         Ok(())
+    }
+
+    pub(crate) async fn remove_anonymous(&self, record: &Record) {
+        for mount in record.mounts.iter().filter(|m| m.anonymous) {
+            if let Err(error) = self.volumes.remove(&mount.name).await {
+                tracing::warn!(volume = mount.name, %error, "anonymous volume not removed");
+            }
+        }
     }
 
     /// What is left in containerd's namespace, and the namespace.
