@@ -79,6 +79,11 @@ fn lifecycle(c: &Cluster) {
     assert!(rc == 127 && said.contains("executable file not found"), "{rc} {said}");
     assert_eq!(c.d("node2", "ps -aq"), "", "what was to remove itself did, also where it did not start");
     assert!(c.d("node2", "run --rm --network host alpine ip -4 addr").contains(&c.addr("node2")));
+    let known = |flags: &str| c.d("node2", &format!("run --rm {flags} alpine cat /etc/hosts"));
+    assert_eq!(known("--network host"), c.exec("node2", &["cat", "/etc/hosts"]), "it knows whom the node knows");
+    let given = known("--network host --add-host foo:1.2.3.4");
+    assert!(given.starts_with("127.0.0.1\tlocalhost\n") && given.ends_with("1.2.3.4\tfoo\n"), "{given}");
+    assert_eq!(known("--network none --add-host foo:1.2.3.4"), given);
     let named = |flags: &str| c.d("node2", &format!("run --rm --network host {flags} alpine hostname"));
     assert_eq!((named("").trim(), named("--hostname own").trim()), ("node2", "own"));
     assert!(!c.d("node2", "run --rm --network none alpine ip addr").contains("eth0"));

@@ -72,10 +72,17 @@ pub(crate) fn description(config: &Config) -> NodeDescription {
     }
 }
 
-/// A container on the node's own network has the node's name too, unless it was given another.
-pub(crate) fn lend_name(config: &Config, options: &mut CreateOptions) {
-    if options.network == NetworkMode::Host && options.hostname.is_none() {
+/// A container on the node's own network has the node's name too, unless it was given another, and knows the names that
+/// the node knows, unless it was given some: these may contradict, and Docker does not mix them.
+pub(crate) fn lend_names(config: &Config, options: &mut CreateOptions) {
+    if options.network != NetworkMode::Host {
+        return;
+    }
+    if options.hostname.is_none() {
         options.hostname = Some(config.hostname.clone());
+    }
+    if options.files.hosts.is_none() {
+        options.files.hosts = std::fs::read_to_string("/etc/hosts").ok();
     }
 }
 

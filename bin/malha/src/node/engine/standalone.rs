@@ -17,7 +17,8 @@ use malha_model::{
     ApiError, ApiResult, Code, ControlRequest, ControlResponse, DnsConfig, NetworkAttachment, PortConfig, PublishMode,
     TaskId, asks_for_healthcheck, check_log_driver,
 };
-use malha_runtime::{ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit};
+use malha_netplan::hosts_file;
+use malha_runtime::{ContainerFiles, ContainerInfo, CreateOptions, NetworkMode, Resources, Ulimit};
 use serde_json::Value;
 use tracing::warn;
 
@@ -38,7 +39,7 @@ impl LocalEngine {
             _ => NetworkMode::None,
         };
         let mut options = create_options(&request, name, mode)?;
-        host::lend_name(&self.config, &mut options);
+        host::lend_names(&self.config, &mut options);
         let created = self.runtime.create(options).await?;
         Ok(CreatedContainer { id: created.id, warnings: Vec::new() })
     }
@@ -196,8 +197,6 @@ fn wire_request(
     let host = &record.host_config;
     let dns =
         DnsConfig { nameservers: host.dns.clone(), search: host.dns_search.clone(), options: host.dns_options.clone() };
-    let extra = host.extra_hosts.iter().flatten();
-    let hosts = extra.filter_map(|h| h.split_once([':', '=']).map(|(name, addr)| format!("{addr} {name}")));
     WireRequest {
         id: info.id.clone(),
         task: None,
@@ -205,8 +204,14 @@ fn wire_request(
         host_ports,
         hostname: info.process.hostname.clone(),
         dns: Some(dns),
-        hosts: hosts.collect(),
+        hosts: extra_hosts(host),
     }
+}
+
+/// `--add-host`, as lines of a hosts file.
+fn extra_hosts(host: &HostConfig) -> Vec<String> {
+    let extra = host.extra_hosts.iter().flatten();
+    extra.filter_map(|h| h.split_once([':', '=']).map(|(name, addr)| format!("{addr} {name}"))).collect()
 }
 
 /// A port that is taken is told as Docker tells it, which scripts look for.
@@ -278,6 +283,9 @@ fn create_options(request: &CreateContainer, name: Option<String>, network: Netw
         wanted: request.networking_config.clone(),
         ..Record::default()
     };
+    // For a container that is not wired; another's are written then.
+    let extra = extra_hosts(host);
+    let hosts = (!extra.is_empty()).then(|| hosts_file("", &[], &extra));
     let mut all = Vec::new();
     for mount in &host.mounts {
         mount.check()?;
@@ -337,6 +345,7 @@ fn create_options(request: &CreateContainer, name: Option<String>, network: Netw
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
         shm_size: host.shm_size,
         network,
+        files: ContainerFiles { hosts, ..ContainerFiles::default() },
         auto_remove: host.auto_remove,
         caller_data: record.to_value(),
         ..CreateOptions::default()

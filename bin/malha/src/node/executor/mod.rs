@@ -13,7 +13,7 @@ use malha_model::{
     ContainerSpec, ContainerStatus, LogLine, LogOptions, NodeDescription, NodeId, Task, TaskId, TaskState, TlsInfo,
     defaults, template::Values,
 };
-use malha_runtime::{ContainerInfo, Runtime, RuntimeError, StdStream, WaitCondition};
+use malha_runtime::{ContainerInfo, NetworkMode, Runtime, RuntimeError, StdStream, WaitCondition};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -76,11 +76,12 @@ impl NodeExecutor {
         };
         let mut options = options::create_options(task, spec, &self.node, values, &record).map_err(failed)?;
         options.network = wired.mode;
-        host::lend_name(&self.config, &mut options);
         options.files = wired.files;
+        host::lend_names(&self.config, &mut options);
+        let on_host = options.network == NetworkMode::Host;
         let created = self.runtime.create(options).await.map_err(failed)?;
         // The short id is a host name by default: the hosts file can name it only now.
-        if spec.hostname.is_empty() {
+        if spec.hostname.is_empty() && !on_host {
             let files = self.net.hosts_file(task.id.as_str(), created.short_id(), &spec.hosts);
             self.runtime.set_files(&created.id, files).await.map_err(failed)?;
         }

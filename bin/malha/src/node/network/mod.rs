@@ -275,7 +275,8 @@ impl Wiring {
             )?,
         };
         let NetworkMode::Sandbox(plan) = mode else {
-            let files = ContainerFiles { hosts: None, hostname: None, resolv_conf: None };
+            let hosts = (!request.hosts.is_empty()).then(|| hosts_file("", &[], &request.hosts));
+            let files = ContainerFiles { hosts, hostname: None, resolv_conf: None };
             let networks = host_network();
             return Ok(Wired {
                 mode: malha_runtime::NetworkMode::Host,
