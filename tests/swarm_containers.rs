@@ -103,6 +103,7 @@ fn told_afterwards(c: &Cluster) {
     for line in [
         "network create -d overlay --attachable told",
         "run -d --name told --network told -v told:/x alpine sleep 1d",
+        "restart -t 0 told",
         "rm -f told",
         "volume rm told",
         "tag alpine told:1",
@@ -123,6 +124,7 @@ fn told_afterwards(c: &Cluster) {
         (" network connect ", "name=told, type=overlay)"),
         (" volume mount told ", "destination=/x, driver=local"),
         (" container start ", "name=told"),
+        (" container restart ", "name=told"),
         (" container die ", "execDuration="),
         (" network disconnect ", "name=told, type=overlay)"),
         (" volume unmount told ", "driver=local)"),
