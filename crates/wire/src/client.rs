@@ -87,12 +87,16 @@ impl GrpcClient {
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
-    async fn call(&self, call: Call) -> ApiResult<Bytes> {
+    /// Waits for as long as the connection lives.
+    async fn ask(&self, call: Call) -> ApiResult<Bytes> {
         let mut stub = self.stub();
-        let answer = stub.call(proto::Request { call: Some(call) });
-        match timeout(CALL_TIMEOUT, answer).await {
-            Ok(Ok(answer)) => result(answer.into_inner()),
-            Ok(Err(status)) => Err(self.lost(&status)),
+        let answer = stub.call(proto::Request { call: Some(call) }).await;
+        result(answer.map_err(|s| self.lost(&s))?.into_inner())
+    }
+
+    async fn call(&self, call: Call) -> ApiResult<Bytes> {
+        match timeout(CALL_TIMEOUT, self.ask(call)).await {
+            Ok(result) => result,
             Err(_) => Err(ApiError::rpc(Code::DeadlineExceeded, format!("no answer from manager {}", self.addr))),
         }
     }
@@ -133,7 +137,8 @@ impl ManagerClient for GrpcClient {
     }
 
     async fn raft(&self, message: Vec<u8>) -> ApiResult<Vec<u8>> {
-        self.call(Call::Raft(sized(message)?)).await.map(Into::into)
+        // the group's protocol knows how long each of its messages may take
+        self.ask(Call::Raft(sized(message)?)).await.map(Into::into)
     }
 
     async fn raft_join(&self, addr: String) -> ApiResult<()> {
