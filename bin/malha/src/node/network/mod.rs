@@ -220,8 +220,13 @@ impl Wiring {
         self.dns.remove(&id).await;
         if stood {
             self.state.lock().orphans.insert(id);
-        } else if let Err(undo) = net.remove_sandbox(&id).await {
-            warn!(sandbox = id, error = %undo, "cannot remove a sandbox without names");
+            return done;
+        }
+        match net.remove_sandbox(&id).await {
+            Ok(()) => {
+                self.state.lock().orphans.remove(&id);
+            }
+            Err(undo) => warn!(sandbox = id, error = %undo, "cannot remove a sandbox without names"),
         }
         done
     }
@@ -243,6 +248,8 @@ impl Wiring {
         let mut state = self.state.lock();
         self.dns.update(&id, state.zones.of(&sandbox));
         state.lost.remove(&id);
+        // until here whoever closes the network must see that it stands
+        state.orphans.remove(&id);
         state.sandboxes.insert(id, sandbox);
         Ok(kernel)
     }
@@ -290,7 +297,6 @@ impl Wiring {
         let resolv_conf = resolver.resolv_conf();
         let own = plan.own_addresses();
         let ids: Vec<NetworkId> = attachments.iter().map(|a| a.network.clone()).collect();
-        self.state.lock().orphans.remove(&request.id);
         self.ensure_open().await?;
         let until = tokio::time::Instant::now() + PORT_LIMIT;
         if request.task.is_some() {
