@@ -12,10 +12,12 @@ use super::{VIEW_LIMIT, WireError, WireRequest, Wiring};
 impl Wiring {
     /// Opens it outside a swarm; true where there is anything.
     pub(super) async fn reopen(self: &Arc<Self>) -> Result<bool, WireError> {
+        // One that is being closed is waited for: what is left until then is not to be opened again.
+        let open = self.kernel.read().await.is_some();
         if !NodeNetwork::any_left(&self.settings.run_dir) {
             return Ok(false);
         }
-        self.ensure_open().await.map(|()| true)
+        if open { Ok(true) } else { self.ensure_open().await.map(|()| true) }
     }
 
     /// Whether there is a sandbox of a container, made here or found.

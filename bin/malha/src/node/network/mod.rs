@@ -352,9 +352,13 @@ impl Wiring {
     }
 
     async fn unwire(self: &Arc<Self>, id: &str) -> Result<(), WireError> {
-        // Where it could not be opened before, something of it may be left.
-        self.reopen().await?;
-        let kernel = self.kernel.read().await;
+        let mut kernel = self.kernel.read().await;
+        if kernel.is_none() {
+            drop(kernel);
+            // Where it could not be opened before, something of it may be left.
+            self.reopen().await?;
+            kernel = self.kernel.read().await;
+        }
         let _turn = self.turns.take(id).await;
         {
             let mut state = self.state.lock();
