@@ -150,7 +150,7 @@ impl Decider {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use async_trait::async_trait;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     /// A swarm of one, whose log takes entries of that size, and its node.
-    async fn lone(entry_bytes: usize) -> (Decider, NodeId) {
+    pub(crate) async fn lone(entry_bytes: usize) -> (Decider, NodeId) {
         let (clock, rng) = (Arc::new(TokioClock::starting_at(Timestamp(1_000_000_000))), Rng::from_seed(1));
         let config = Config { entry_bytes, ..Config::new("n".into(), "n".to_owned(), rng.fork(), clock.clone()) };
         let disk = SimDisk::new(rng.fork(), Duration::from_millis(1)..=Duration::from_millis(8));

@@ -31,8 +31,11 @@ pub(crate) async fn join(decider: &Decider, peer: &Peer, addr: String) -> ApiRes
 
 /// On the leader: takes `peer` out of the group.
 pub(crate) async fn leave(decider: &Decider, peer: &Peer) -> ApiResult<()> {
-    let left = decider.consensus.remove_manager(&peer.node).await;
-    left.map_err(|error| errors::member(&error))?;
+    match decider.consensus.remove_manager(&peer.node).await {
+        // it asks again after an attempt of unknown outcome, which somebody else may have finished
+        Ok(()) | Err(MemberError::Unknown(_)) => {}
+        Err(error) => return Err(errors::member(&error)),
+    }
     info!(node = %peer.node, "a manager left");
     Ok(())
 }
@@ -114,4 +117,17 @@ where
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_out_already_has_left() {
+        let (decider, _) = crate::decide::tests::lone(32 << 20).await;
+        let peer = |node: NodeId| Peer { node, role: Role::Manager, cluster: "c".into() };
+        leave(&decider, &peer("gone".into())).await.unwrap();
+        assert!(leave(&decider, &peer(decider.consensus.node().clone())).await.is_err(), "the last one stays");
+    }
 }
