@@ -105,7 +105,9 @@ pub(crate) const MAIN_TABLE: u32 = 254;
 impl Rtnl {
     pub(crate) async fn open(ns: &Netns) -> NetResult<Self> {
         let opened = ns.run(rtnetlink::new_connection).await.and_then(|c| c);
-        let (connection, handle, _) = opened.doing(|| format!("open netlink in {}", ns.path().display()))?;
+        let (mut connection, handle, _) = opened.doing(|| format!("open netlink in {}", ns.path().display()))?;
+        // that a list was disturbed may be said with its end alone; other requests here get no such end
+        connection.set_forward_done(true);
         // ends with the last clone of the handle
         tokio::spawn(connection);
         Ok(Self { handle, lists: Arc::default() })
