@@ -254,7 +254,7 @@ impl Keeper {
                     match self.sandboxes.restore_rules().await {
                         Ok(false) => {}
                         Ok(true) => tracing::warn!("somebody removed our nftables table; it is back"),
-                        Err(error) => tracing::error!(%error, "our nftables table is gone"),
+                        Err(error) => tracing::error!(%error, "our nftables table is gone, or lacks changes of ports"),
                     }
                 }
             }
