@@ -308,7 +308,7 @@ enum traffic_path {
 	PATH_TO_CLIENT = 7,  /* published port, reply leaves the entry node */
 	PATH_CONNECT = 8,    /* connections translated */
 	PATH_DATAGRAM = 9,   /* datagrams translated */
-	PATH_REFUSED = 10,   /* VIP without a backend */
+	PATH_REFUSED = 10,   /* VIP without a backend, or whose backends have just ended */
 	PATHS = 11,
 };
 
