@@ -39,11 +39,12 @@ pub(crate) async fn run(decider: Decider, mut reports: mpsc::Receiver<Report>) {
     while reports.recv_many(&mut batch, BATCH).await > 0 {
         let (mut left, mut most) = (VecDeque::from(std::mem::take(&mut batch)), BATCH);
         while !left.is_empty() {
-            let now: Vec<Report> = left.iter().take(most).cloned().collect();
-            match write(&decider, &now).await {
-                Ok(()) => drop(left.drain(..now.len())),
+            let count = left.len().min(most);
+            let written = write(&decider, &left.make_contiguous()[..count]).await;
+            match written {
+                Ok(()) => drop(left.drain(..count)),
                 Err(UpdateError::Stopped) => return,
-                Err(UpdateError::TooLarge { .. }) if now.len() > 1 => most = now.len() / 2,
+                Err(UpdateError::TooLarge { .. }) if count > 1 => most = count / 2,
                 // the tasks of one node may be too much by themselves
                 Err(UpdateError::TooLarge { .. }) => {
                     let parts = left.pop_front().map(parts).unwrap_or_default();
