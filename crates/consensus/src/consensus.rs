@@ -146,6 +146,7 @@ impl Consensus {
             if index > 0 {
                 return Ok(index);
             }
+            let initial = self.measure(initial);
             self.propose(move |_| Ok(((), initial)), |(), index| index).await
         })
     }

@@ -34,4 +34,5 @@ pub use self::{
     members::{Member, Reachability},
     storage::{RedbStorage, SimDisk, SimStorage, Storage, StorageError, Stored, Write},
     transport::{RaftTransport, TransportError},
+    update::Measured,
 };

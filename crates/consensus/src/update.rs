@@ -16,6 +16,19 @@ use crate::{
 type Answer = openraft::raft::ClientWriteResult<TypeConfig>;
 type Written = (OwnedMutexGuard<()>, u64);
 
+/// The changes of one update, and how long they are in the log: finding out costs as much as the plan, so it is done once.
+pub struct Measured {
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+impl Measured {
+    /// As encoded. Where no entry holds them it is only known that they are longer than that.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl Consensus {
     /// Runs `plan` on the state and makes its changes part of it, one update at a time.
     ///
@@ -25,42 +38,49 @@ impl Consensus {
         &self,
         plan: impl FnOnce(&mut Tx) -> Result<R, E> + Send,
     ) -> Result<(R, u64), UpdateError<E>> {
-        self.update_and(plan, |result, index| (result, index)).await
+        let measured = |tx: &mut Tx| plan(tx).map(|result| (result, self.measured(tx)));
+        self.update_and(measured, |result, index| (result, index)).await
     }
 
-    /// As [`Consensus::update`]; `after` gets the result and the index before the next update plans.
+    /// As [`Consensus::update`], for a plan that had its changes measured; `after` gets the result and the index before the
+    /// next update plans.
     pub async fn update_and<R: Send, E: Send, T: Send>(
         &self,
-        plan: impl FnOnce(&mut Tx) -> Result<R, E> + Send,
+        plan: impl FnOnce(&mut Tx) -> Result<(R, Measured), E> + Send,
         after: impl FnOnce(R, u64) -> T + Send,
     ) -> Result<T, UpdateError<E>> {
         let now = self.shared.config.clock.now();
-        let planned = move |state: &State| {
-            let mut tx = Tx::at(state, now);
-            let result = plan(&mut tx)?;
-            Ok((result, tx.into_changes()))
-        };
-        self.propose(planned, after).await
+        self.propose(move |state| plan(&mut Tx::at(state, now)), after).await
     }
 
-    /// Whether one update may make all these changes.
-    pub fn holds(&self, changes: &[Change]) -> bool {
-        measure(changes, self.shared.config.entry_bytes).is_ok()
+    /// What a plan has changed so far.
+    pub fn measured(&self, tx: &Tx) -> Measured {
+        self.measure(tx.changes())
+    }
+
+    pub(crate) fn measure(&self, changes: Vec<Change>) -> Measured {
+        let bytes = encoded(&changes, self.shared.config.entry_bytes);
+        Measured { changes, bytes }
+    }
+
+    /// The most that one update may write.
+    pub fn entry_bytes(&self) -> usize {
+        self.shared.config.entry_bytes
     }
 
     pub(crate) async fn propose<R: Send, E: Send, T: Send>(
         &self,
-        plan: impl FnOnce(&State) -> Result<(R, Vec<Change>), E> + Send,
+        plan: impl FnOnce(&State) -> Result<(R, Measured), E> + Send,
         after: impl FnOnce(R, u64) -> T + Send,
     ) -> Result<T, UpdateError<E>> {
         let (turn, term) = self.turn_to_plan().await.map_err(|failure| self.explain(failure))?;
         let state = self.shared.state.borrow().clone();
-        let (result, changes) = plan(&state).map_err(UpdateError::Rejected)?;
+        let (result, Measured { changes, bytes }) = plan(&state).map_err(UpdateError::Rejected)?;
         if changes.is_empty() {
             return Ok(after(result, state.index()));
         }
         let limit = self.shared.config.entry_bytes;
-        if let Err(Oversize { bytes }) = measure(&changes, limit) {
+        if bytes > limit {
             return Err(UpdateError::TooLarge { bytes, limit });
         }
         let command = Command { term, base: state.index(), changes: changes.into() };
@@ -134,12 +154,8 @@ impl Consensus {
     }
 }
 
-struct Oversize {
-    bytes: usize,
-}
-
-/// Whether the encoding of the changes is short enough.
-fn measure(changes: &[Change], limit: usize) -> Result<(), Oversize> {
+/// How long the encoding of the changes is, counted until it is longer than `limit`.
+fn encoded(changes: &[Change], limit: usize) -> usize {
     struct Counter {
         bytes: usize,
         limit: usize,
@@ -160,7 +176,7 @@ fn measure(changes: &[Change], limit: usize) -> Result<(), Oversize> {
     let mut counter = Counter { bytes: 0, limit };
     // what cannot be encoded is the journal's to refuse
     drop(serde_json::to_writer(&mut counter, changes));
-    if counter.bytes > limit { Err(Oversize { bytes: counter.bytes }) } else { Ok(()) }
+    counter.bytes
 }
 
 /// [`UpdateError`] without what the plan itself may say.

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use malha_consensus::{Consensus, UpdateError};
+use malha_consensus::{Consensus, Measured, UpdateError};
 use malha_control::{Ctx, Outlook, TokenSource, reconcile};
 use malha_kit::{Rng, SharedClock, watch};
 use malha_model::{ApiError, ApiResult, Timestamp};
@@ -34,7 +34,10 @@ pub(crate) struct Settled {
 type Left = (u64, Arc<Outlook>);
 
 /// Objects that the control loops touch in one write at most: others wait for it.
-const ROOM: usize = 4096;
+const ROOM: usize = 2048;
+/// As long as a write may get by the control loops: its commit has to come in time, and nobody else is answered meanwhile.
+/// What was planned may be longer.
+const PASS_BYTES: usize = 4 << 20;
 
 #[derive(Clone)]
 pub(crate) struct Decider {
@@ -87,8 +90,8 @@ impl Decider {
         let planned = |tx: &mut Tx| {
             let mut ctx = Ctx { now: clock.now(), rng: &mut rng, tokens: &SwarmTokens };
             let result = plan(tx, &mut ctx)?;
-            let outlook = self.settle(tx, &mut ctx);
-            Ok((result, outlook))
+            let (outlook, changes) = self.settle(tx, &mut ctx);
+            Ok(((result, outlook), changes))
         };
         let update = self.consensus.update_and(planned, |(result, outlook), index| {
             self.leave(index, outlook);
@@ -98,20 +101,24 @@ impl Decider {
         Box::pin(update).await
     }
 
-    /// Runs the control loops, as far as one entry of the log holds what they write beside what was planned. What is left
-    /// is due at once. Were it all or nothing, a large service could keep everybody from everything.
-    fn settle(&self, tx: &mut Tx, ctx: &mut Ctx<'_>) -> Outlook {
+    /// Runs the control loops, as far as one write of moderate length holds what they change beside what was planned. What
+    /// is left is due at once. Were it all or nothing, a large service could keep everybody from everything.
+    fn settle(&self, tx: &mut Tx, ctx: &mut Ctx<'_>) -> (Outlook, Measured) {
         let known = self.known(tx.base());
         let planned = tx.clone();
         let mut room = ROOM;
         loop {
             tx.set_room(room);
             let outlook = reconcile(tx, ctx, known.as_deref());
+            let changes = self.consensus.measured(tx);
+            // one object is written however long it is: it would never be otherwise
+            let most = if room > 1 { PASS_BYTES } else { usize::MAX }.min(self.consensus.entry_bytes());
             // without room nothing is added: a plan that is too large by itself is for the one who made it to hear of
-            if tx.writes() == planned.writes() || self.consensus.holds(&tx.changes()) {
-                return outlook;
+            if tx.writes() == planned.writes() || changes.bytes() <= most {
+                return (outlook, changes);
             }
-            room /= 4;
+            let alone = self.consensus.measured(&planned).bytes();
+            room = if alone > PASS_BYTES { 0 } else { room / 4 };
             *tx = planned.clone();
         }
     }
@@ -227,7 +234,7 @@ pub(crate) mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_service_that_no_entry_holds_comes_and_goes_by_and_by() {
-        let (decider, _) = lone(64 << 10).await;
+        let (decider, _) = lone(32 << 10).await;
         let mut spec = ServiceSpec { name: "web".into(), ..ServiceSpec::default() };
         spec.mode.replicated = Some(Replicated { replicas: Some(300) });
         spec.task_template.container_spec = Some(ContainerSpec { image: "hello:1".into(), ..ContainerSpec::default() });
