@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +27,8 @@ pub(crate) struct MeshPorts {
     node: Netns,
     /// Held for moments.
     state: Mutex<State>,
+    /// Held by the thread that binds, which nobody can call off.
+    binding: Arc<tokio::sync::Mutex<()>>,
     changed: Notify,
     /// Some port may be free that was not.
     let_go: Notify,
@@ -45,7 +48,8 @@ struct State {
 
 impl MeshPorts {
     pub(crate) fn new(node: Netns) -> Self {
-        Self { node, state: Mutex::default(), changed: Notify::new(), let_go: Notify::new() }
+        let binding = Arc::default();
+        Self { node, state: Mutex::default(), binding, changed: Notify::new(), let_go: Notify::new() }
     }
 
     /// These are to be held. What is not among them is free soon, see [`Self::free`]; what is new is held soon.
@@ -94,15 +98,27 @@ impl MeshPorts {
         if missing.is_empty() {
             return;
         }
-        let bind = move || missing.into_iter().map(|port| (port, hold::bind(port.0, port.1))).collect::<Vec<_>>();
+        let turn = Arc::clone(&self.binding).lock_owned().await;
+        let bind = move || {
+            let bound = missing.into_iter().map(|port| (port, hold::bind(port.0, port.1))).collect::<Vec<_>>();
+            // where nobody waits any more the ports are let go of first
+            (bound, turn)
+        };
         match self.node.run(bind).await {
-            Ok(bound) => self.state.lock().keep(bound),
+            Ok((bound, _turn)) => self.state.lock().keep(bound),
             Err(error) => {
                 self.state.lock().taking.clear();
                 tracing::warn!(%error, "published ports are not held on this node");
             }
         }
         self.let_go.notify_waiters();
+    }
+}
+
+impl Holding {
+    /// Waits until no port is being bound on behalf of somebody who was given up.
+    pub(crate) async fn at_rest(&self) {
+        drop(self.0.binding.lock().await);
     }
 }
 
@@ -140,7 +156,7 @@ impl State {
 }
 
 /// The ports are held for as long as this value lives, whoever else knows of them.
-pub(crate) struct Holding(pub(crate) std::sync::Arc<MeshPorts>);
+pub(crate) struct Holding(pub(crate) Arc<MeshPorts>);
 
 impl Drop for Holding {
     fn drop(&mut self) {

@@ -199,13 +199,13 @@ impl NodeNetwork {
     /// Leaves everything running, as if dropped. When it returns nothing here holds a port any more, so that the next who
     /// opens it gets them all.
     pub async fn let_go(self) {
-        let Self { keeper, .. } = self;
-        end(keeper).await;
+        let Self { keeper, mesh, .. } = self;
+        end(keeper, &mesh).await;
     }
 
     /// Removes all of it: the node leaves its swarm. Each step is tried whatever the others did.
     pub async fn teardown(self) -> NetResult<()> {
-        end(self.keeper).await;
+        end(self.keeper, &self.mesh).await;
         let mut errors = Vec::new();
         errors.extend(self.sandboxes.collect_garbage(&BTreeSet::new()).await.err());
         errors.extend(self.programs.teardown().map_err(refused).err());
@@ -217,10 +217,11 @@ impl NodeNetwork {
 }
 
 /// An abort alone would leave what the keeper holds for a moment.
-async fn end(keeper: AbortOnDropHandle<()>) {
+async fn end(keeper: AbortOnDropHandle<()>, mesh: &Holding) {
     keeper.abort();
     // that it was given up is no news
     let _ = keeper.await;
+    mesh.at_rest().await;
 }
 
 /// What goes on while the daemon runs.
