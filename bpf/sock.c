@@ -75,6 +75,19 @@ static __always_inline int refuse(void)
 	return REFUSE;
 }
 
+/* A backend whose owner is there. The end of one may be known before the list is: the next one is asked then. */
+static __always_inline int living_backend(struct front *front, __u32 many, struct backend *b)
+{
+	__u32 turn = next_turn(front, many);
+
+	if (!backend_at(front, turn, b))
+		return 0;
+	if (endpoint_of(front->vni, &b->addr))
+		return 1;
+	turn = turn + 1 < many ? turn + 1 : 0;
+	return backend_at(front, turn, b) && endpoint_of(front->vni, &b->addr);
+}
+
 /* iputils' ping asks the routes for its source: it connects a datagram socket to this port, and sends nothing there. */
 static __always_inline int is_probe(const struct bpf_sock_addr *ctx)
 {
@@ -84,7 +97,7 @@ static __always_inline int is_probe(const struct bpf_sock_addr *ctx)
 static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *dst)
 {
 	struct front front = { .addr = *dst };
-	struct connected c = {};
+	struct connected *known, before, c = {};
 	struct service *service;
 	struct scope *scope;
 	struct backend b;
@@ -105,7 +118,7 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 	}
 	if (!service->count)
 		return is_probe(ctx) ? ALLOW : refuse();
-	if (!backend_at(&front, next_turn(&front, service->count), &b))
+	if (!living_backend(&front, service->count, &b))
 		return refuse();
 	cookie = bpf_get_socket_cookie(ctx);
 	c.backend = b.addr;
@@ -113,11 +126,18 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 	c.vni = front.vni;
 	c.port = ctx->user_port;
 	c.proto = ctx->protocol;
+	known = bpf_map_lookup_elem(&connected, &cookie);
+	if (known)
+		before = *known;
 	bpf_map_update_elem(&connected, &cookie, &c, BPF_ANY);
 	/* The daemon takes an endpoint away first and looks for its sockets then. Here it is the other way round, so that one
 	 * of the two sees the other. */
 	if (!endpoint_of(front.vni, &b.addr)) {
-		bpf_map_delete_elem(&connected, &cookie);
+		/* a datagram socket keeps the peer that it had */
+		if (known)
+			bpf_map_update_elem(&connected, &cookie, &before, BPF_ANY);
+		else
+			bpf_map_delete_elem(&connected, &cookie);
 		return refuse();
 	}
 	count(PATH_CONNECT, 0);
@@ -178,7 +198,7 @@ static __always_inline int do_send(struct bpf_sock_addr *ctx, struct addr *dst, 
 	}
 	if (!service->count)
 		return refuse();
-	if (!backend_at(&front, next_turn(&front, service->count), &b))
+	if (!living_backend(&front, service->count, &b))
 		return refuse();
 	e = endpoint_of(front.vni, &b.addr);
 	d.other = b.addr;

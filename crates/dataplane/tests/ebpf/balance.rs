@@ -98,6 +98,20 @@ fn a_backend_that_is_gone_refuses_at_once() {
     assert!(connected.rows.is_empty(), "{:?}", connected.rows);
 }
 
+/// While one of several is so, it is everybody's turn but its own.
+#[test]
+fn others_stand_in_for_a_backend_that_is_gone() {
+    let world = service();
+    let node = world.nodes[0].dataplane();
+    node.detach_link(node.link_of("b", NET).unwrap()).unwrap();
+    let seen = tally(world.order("a", &format!("get {VIP}:80 4")).lines());
+    assert_eq!(seen, BTreeMap::from([(format!("c sees 10.7.103.2 peer {VIP}:80"), 4)]));
+    for _ in 0..2 {
+        let seen = world.order("a", &format!("udp {VIP}:53 1")).lines();
+        assert_eq!(seen, [format!("c sees 10.7.103.2 from {VIP}:53")]);
+    }
+}
+
 #[test]
 fn vips_mean_something_on_their_network_only() {
     let mut world = service();
