@@ -94,14 +94,27 @@ static __always_inline int is_probe(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == IPPROTO_UDP && ctx->user_port == PING_PROBE;
 }
 
+/* The daemon takes an endpoint away first and looks for its sockets then. Here it is the other way round, so that one of
+ * the two sees the other. */
+static __always_inline int lead(struct front *front, __u32 turn, __u64 cookie, struct connected *c)
+{
+	struct backend b;
+
+	if (!backend_at(front, turn, &b))
+		return 0;
+	c->backend = b.addr;
+	bpf_map_update_elem(&connected, &cookie, c, BPF_ANY);
+	return endpoint_of(c->vni, &b.addr) != 0;
+}
+
 static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *dst)
 {
 	struct front front = { .addr = *dst };
-	struct connected *known, before, c = {};
+	struct connected *known = 0, before, c = {};
 	struct service *service;
 	struct scope *scope;
-	struct backend b;
 	__u64 cookie;
+	__u32 turn;
 
 	c.netns = bpf_get_netns_cookie(ctx);
 	scope = bpf_map_lookup_elem(&scopes, &c.netns);
@@ -118,21 +131,19 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 	}
 	if (!service->count)
 		return is_probe(ctx) ? ALLOW : refuse();
-	if (!living_backend(&front, service->count, &b))
-		return refuse();
 	cookie = bpf_get_socket_cookie(ctx);
-	c.backend = b.addr;
 	c.vip = *dst;
 	c.vni = front.vni;
 	c.port = ctx->user_port;
 	c.proto = ctx->protocol;
-	known = bpf_map_lookup_elem(&connected, &cookie);
-	if (known)
-		before = *known;
-	bpf_map_update_elem(&connected, &cookie, &c, BPF_ANY);
-	/* The daemon takes an endpoint away first and looks for its sockets then. Here it is the other way round, so that one
-	 * of the two sees the other. */
-	if (!endpoint_of(front.vni, &b.addr)) {
+	if (c.proto == IPPROTO_UDP) {
+		known = bpf_map_lookup_elem(&connected, &cookie);
+		if (known)
+			before = *known;
+	}
+	turn = next_turn(&front, service->count);
+	if (!lead(&front, turn, cookie, &c) &&
+	    !lead(&front, turn + 1 < service->count ? turn + 1 : 0, cookie, &c)) {
 		/* a datagram socket keeps the peer that it had */
 		if (known)
 			bpf_map_update_elem(&connected, &cookie, &before, BPF_ANY);
@@ -141,7 +152,7 @@ static __always_inline int do_connect(struct bpf_sock_addr *ctx, struct addr *ds
 		return refuse();
 	}
 	count(PATH_CONNECT, 0);
-	*dst = b.addr;
+	*dst = c.backend;
 	return ALLOW;
 }
 
