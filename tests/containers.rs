@@ -46,8 +46,12 @@ fn lifecycle(c: &Cluster) {
     assert!(rc == 127 && said.contains("\"nosuch\": executable file not found"), "{rc} {said}");
     assert_eq!(c.d("node2", "exec -e X=1 -w /tmp -u 1:2 long id").trim(), "uid=1 gid=2 groups=2");
     assert!(c.d("node2", "inspect long").contains("\"Memory\": 20971520"));
-    c.no("node2", "kill -s FOO long", "invalid signal: FOO");
-    c.no("node2", "rm long", "container is running: stop the container before removing or force remove");
+    c.no("node2", "kill -s FOO long", "cannot kill container: long: invalid signal: FOO");
+    c.no(
+        "node2",
+        "rm long",
+        "cannot remove container \"long\": container is running: stop the container before removing",
+    );
     c.no("node2", "run --name long alpine true", "is already in use by container");
     for unbuilt in ["--log-driver syslog", "--health-cmd true", "--mac-address 02:00:00:00:00:01", "--cgroupns host"] {
         let said =
@@ -58,6 +62,8 @@ fn lifecycle(c: &Cluster) {
     let own = "user specified IP address is supported on user defined networks only";
     c.no("node2", "run --ip 172.18.0.9 alpine true", own);
     c.no("node2", "run --network bridge --ip 172.18.0.9 alpine true", own);
+    c.no("node2", "run --ip 172.18.0.9 alpine true", "invalid config for network bridge: ");
+    assert_eq!(c.d("node2", "inspect --format {{.HostConfig.NetworkMode}} long").trim(), "bridge");
     let (wanted, here) = if cfg!(target_arch = "aarch64") { ("amd64", "arm64") } else { ("arm64", "amd64") };
     let why = format!("does not match the specified platform: wanted linux/{wanted}, actual: linux/{here}");
     c.no("node2", &format!("create --pull never --platform linux/{wanted} alpine true"), &why);
@@ -111,6 +117,8 @@ fn listed_and_inspected(c: &Cluster) {
         }
     }
     assert_eq!(names("-a --filter status=created"), ["two"]);
+    assert_eq!((names("--filter since=one").len(), names("-a --filter since=one")), (0, vec!["two".to_owned()]));
+    c.no("node2", "rename two one", "Error when allocating new name: Conflict. The container name \"/one\"");
     assert_eq!(names("-n 1"), ["two"]);
     assert!(c.d("node2", "ps --filter name=one").contains("0.0.0.0:8099->3000/tcp"));
     assert_eq!(c.d("node2", "port one 3000").trim(), "0.0.0.0:8099");
@@ -233,7 +241,7 @@ fn restarts(c: &Cluster) {
     until(Duration::from_secs(10), "two more tries", || (of("thrice", "RestartCount") == "2").then_some(()));
     // What was refused has changed nothing.
     c.no("node2", "rm loop", "container is running: stop the container before removing or force remove");
-    c.no("node2", "kill -s NOSUCH loop", "invalid signal: NOSUCH");
+    c.no("node2", "kill -s NOSUCH loop", "cannot kill container: loop: invalid signal: NOSUCH");
     c.no("node2", "stop -s NOSUCH loop", "invalid signal: NOSUCH");
     let pid = of("loop", "State.Pid");
     c.exec("node2", &["kill", "-9", &pid]);
@@ -337,5 +345,7 @@ fn images_by_hand(c: &Cluster) {
     assert!(made.success());
     c.docker("node1", &["import", archive.to_str().unwrap(), "imp:1"]);
     assert_eq!(c.d("node1", "image ls -q imp").lines().count(), 1);
+    assert!(names("--filter since=alpine").contains("imp:1") && !names("--filter before=imp:1").contains("imp:1"));
+    c.no("node1", "images --filter before=nosuch", "No such image: nosuch:latest");
     assert!(c.d("node1", "rmi imp:1").contains("Deleted: sha256:"));
 }

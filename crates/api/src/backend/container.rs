@@ -85,7 +85,7 @@ pub struct HostConfig {
     pub binds: Option<Vec<String>>,
     #[serde(deserialize_with = "nullable")]
     pub log_config: LogConfig,
-    /// `default`, `bridge`, `host`, `none`, `container:<id>` or a network.
+    /// `bridge` (which a create makes of `default` too), `host`, `none`, `container:<id>` or a network.
     pub network_mode: String,
     /// `80/tcp` → host bindings.
     #[serde(deserialize_with = "nullable")]

@@ -33,6 +33,7 @@ pub(super) async fn create(
         request.host_config.console_size = [0, 0];
     }
     check_host_config(&request.host_config)?;
+    name_default_network(&mut request);
     let made = api.engine.create_container(request).await?;
     created(&json!({ "Id": made.id, "Warnings": made.warnings }))
 }
@@ -46,6 +47,18 @@ pub(super) fn check_name(text: &str) -> ApiResult<String> {
         return Ok(name.to_owned());
     }
     Err(bad(format!("Invalid container name ({text}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
+}
+
+/// From here on the default network goes by its own name.
+fn name_default_network(request: &mut CreateContainer) {
+    if !matches!(request.host_config.network_mode.as_str(), "" | "default") {
+        return;
+    }
+    request.host_config.network_mode = "bridge".into();
+    let endpoints = &mut request.networking_config.endpoints_config;
+    if let Some(settings) = endpoints.remove("default") {
+        endpoints.insert("bridge".into(), settings);
+    }
 }
 
 /// Refuses what would otherwise be ignored: a limit, a device or an isolation that is asked for and not given.
@@ -111,6 +124,25 @@ mod tests {
         for bad in ["-x", "a b", "a", "/", "ü2"] {
             assert!(check_name(bad).unwrap_err().message.starts_with("Invalid container name"), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_default_network_is_called_by_its_name() {
+        let named = |mode: &str| {
+            let mut request: CreateContainer = serde_json::from_value(json!({
+                "Image": "x",
+                "HostConfig": {"NetworkMode": mode},
+                "NetworkingConfig": {"EndpointsConfig": {"default": {"Aliases": ["a"]}}},
+            }))
+            .unwrap();
+            name_default_network(&mut request);
+            let endpoints: Vec<String> = request.networking_config.endpoints_config.into_keys().collect();
+            (request.host_config.network_mode, endpoints.join(" "))
+        };
+        for mode in ["", "default"] {
+            assert_eq!(named(mode), ("bridge".into(), "bridge".into()), "{mode:?}");
+        }
+        assert_eq!(named("net"), ("net".into(), "default".into()));
     }
 
     #[test]

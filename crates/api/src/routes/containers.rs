@@ -1,13 +1,16 @@
 //! `/containers`: lists, inspects and the steps of a container's life. Streams are in `container_streams`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Router,
     extract::{Path, State},
     routing::{delete, get, post},
 };
-use malha_model::{ApiResult, Code, Timestamp};
+use malha_model::{ApiError, ApiResult, Code, Timestamp};
 
 use super::{container_create, container_streams};
 use crate::{
@@ -48,7 +51,7 @@ async fn list(State(api): Shared, query: Query) -> Reply {
     let filters = query.filters()?.only(FILTERS)?;
     let limit = query.number::<i64>("limit")?.filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok());
     let bounds = Bounds {
-        all: query.flag("all") || limit.is_some() || filters.has("status") || filters.has("exited"),
+        all: query.flag("all") || limit.is_some() || filters.has("status"),
         before: bound(&api, &filters, "before").await?,
         since: bound(&api, &filters, "since").await?,
         ancestors: ancestors(&api, &filters).await?,
@@ -58,16 +61,38 @@ async fn list(State(api): Shared, query: Query) -> Reply {
     let containers = api.engine.containers().await?;
     let shown = containers.iter().filter(|c| bounds.matches(c) && matches(c, &filters));
     let now = api.clock.now();
-    let mut rows = Vec::new();
+    let (mut rows, mut images) = (Vec::new(), BTreeMap::new());
     for c in shown.take(limit.unwrap_or(usize::MAX)) {
         let size = match size_of(&api, &query, &c.id).await {
             // it went while the list was made
             Err(e) if e.code == Code::NotFound => continue,
             size => size?,
         };
-        rows.push(convert::container::summary(c, now, size));
+        let mut row = convert::container::summary(c, now, size);
+        if has_lost_name(&api, &mut images, c).await {
+            row["Image"] = c.image_id.clone().into();
+        }
+        rows.push(row);
     }
     ok(&rows)
+}
+
+/// Whether the name of its image leads elsewhere by now, or nowhere. `known` is what each name was found to mean.
+async fn has_lost_name(api: &Api, known: &mut BTreeMap<String, Option<String>>, c: &Container) -> bool {
+    let now = match known.get(&c.image) {
+        Some(found) => found.clone(),
+        None => {
+            let found = match api.engine.image(&c.image).await {
+                Ok(image) => Some(image.id),
+                Err(e) if e.code == Code::NotFound => Some(String::new()),
+                // Nothing is known of it, and it keeps its name.
+                Err(_) => None,
+            };
+            known.insert(c.image.clone(), found.clone());
+            found
+        }
+    };
+    now.is_some_and(|id| id != c.image_id)
 }
 
 async fn inspect(State(api): Shared, Path(id): Path<String>, query: Query, version: ApiVersion) -> Reply {
@@ -100,7 +125,8 @@ fn stop_options(query: &Query) -> ApiResult<StopOptions> {
 }
 
 async fn kill(State(api): Shared, Path(id): Path<String>, query: Query) -> Reply {
-    api.engine.kill_container(&id, &query.text("signal")).await?;
+    let killed = api.engine.kill_container(&id, &query.text("signal")).await;
+    killed.map_err(|e| ApiError { message: format!("cannot kill container: {id}: {}", e.message), ..e })?;
     no_content()
 }
 
@@ -115,7 +141,7 @@ async fn rename(State(api): Shared, Path(id): Path<String>, query: Query) -> Rep
 
 async fn remove(State(api): Shared, Path(id): Path<String>, query: Query) -> Reply {
     if query.flag("link") {
-        return Err(malha_model::ApiError::unsupported("a container link").into());
+        return Err(ApiError::unsupported("a container link").into());
     }
     api.engine.remove_container(&id, RemoveContainer { force: query.flag("force"), volumes: query.flag("v") }).await?;
     no_content()
@@ -147,7 +173,7 @@ impl Bounds {
         let running =
             matches!(c.state.status, ContainerStatus::Running | ContainerStatus::Paused | ContainerStatus::Restarting);
         let is_task = c.config.labels.contains_key("com.docker.swarm.task.id");
-        (running || self.all || self.before.is_some() || self.since.is_some())
+        (running || self.all)
             && self.before.is_none_or(|t| c.created < t)
             && self.since.is_none_or(|t| c.created > t)
             && self.ancestors.as_ref().is_none_or(|a| a.contains(&c.image_id))
@@ -222,6 +248,17 @@ fn matches(c: &Container, filters: &Filters) -> bool {
 mod tests {
     use super::*;
     use crate::backend::PortSummary;
+
+    #[test]
+    fn bounds_do_not_show_what_is_stopped() {
+        let mut c = Container { created: Timestamp(2), ..Container::default() };
+        c.state.status = ContainerStatus::Exited;
+        let since = Some(Timestamp(1));
+        let bounds = |all| Bounds { all, before: None, since, ancestors: None, task: None };
+        assert!(!bounds(false).matches(&c) && bounds(true).matches(&c));
+        c.state.status = ContainerStatus::Running;
+        assert!(bounds(false).matches(&c));
+    }
 
     #[test]
     fn filters_of_ps() {

@@ -10,7 +10,7 @@ use axum::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, StatusCode};
-use malha_model::{ApiError, Code};
+use malha_model::{ApiError, ApiResult, Code, Timestamp};
 
 use super::image_names::{before, glob, parse, with_tag};
 use crate::{
@@ -36,14 +36,32 @@ pub(super) fn routes() -> Router<Arc<Api>> {
 
 async fn list(State(api): Shared, query: Query, version: ApiVersion) -> Reply {
     let filters = query.filters()?.only(&["reference", "dangling", "label", "before", "since", "until"])?;
-    if let Some(key) = ["before", "since", "until"].iter().find(|k| filters.has(k)) {
-        return Err(ApiError::unsupported(format!("the filter {key} of docker images")).into());
+    if filters.has("until") {
+        return Err(ApiError::unsupported("the filter until of docker images").into());
     }
+    // Of several the narrowest counts.
+    let oldest = times(&api, &filters, "before").await?.into_iter().min();
+    let newest = times(&api, &filters, "since").await?.into_iter().max();
     let dangling = filters.flag("dangling")?;
     let images = api.engine.images().await?;
     let shown = images.into_iter().filter(|i| dangling.is_none_or(|d| d == i.repo_tags.is_empty()));
+    let shown = shown.filter(|i| between(i.created, newest, oldest));
     let shown = shown.filter(|i| filters.labels("label", &i.labels)).filter_map(|i| named(i, &filters));
     ok(&shown.map(|i| convert::image::summary(&i, version)).collect::<Vec<_>>())
+}
+
+/// When the images that a filter names were made.
+async fn times(api: &Api, filters: &Filters, key: &str) -> ApiResult<Vec<Timestamp>> {
+    let mut times = Vec::new();
+    for reference in filters.values(key) {
+        times.push(api.engine.image(reference).await?.created);
+    }
+    Ok(times)
+}
+
+/// The bounds themselves do not count.
+fn between(time: Timestamp, since: Option<Timestamp>, before: Option<Timestamp>) -> bool {
+    since.is_none_or(|t| time > t) && before.is_none_or(|t| time < t)
 }
 
 /// The image under those of its names that were asked for; none where it has none of them.
@@ -161,6 +179,16 @@ fn not_found() -> crate::http::reply::Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_of_images_are_strict() {
+        let shown = |since: Option<i64>, before: Option<i64>| {
+            let inside = |t: &i64| between(Timestamp(*t), since.map(Timestamp), before.map(Timestamp));
+            (1..=3).filter(inside).collect::<Vec<_>>()
+        };
+        assert_eq!((shown(None, None), shown(Some(1), Some(3))), (vec![1, 2, 3], vec![2]));
+        assert_eq!((shown(Some(2), None), shown(None, Some(2))), (vec![3], vec![1]));
+    }
 
     #[test]
     fn only_the_names_that_were_asked_for_are_shown() {

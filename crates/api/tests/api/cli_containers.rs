@@ -21,6 +21,12 @@ async fn containers_are_listed_and_inspected() {
     assert!(!host.ok(&["inspect", "b4a6"]).await.contains("SizeRw"), "only for who asks");
     let nothing = host.docker(&["inspect", "nothing"]).await;
     assert!(nothing.stderr.contains("o such object: nothing"), "{nothing:?}");
+    host.engine.state().untagged = true;
+    assert_eq!(host.ok(&["ps", "--format", "{{.Image}}"]).await, "1".repeat(12), "an image without its name");
+    host.engine.state().running = false;
+    for (filter, shown) in [("since=b4a6", ""), ("exited=0", ""), ("status=exited", &ID[..12])] {
+        assert_eq!(host.ok(&["ps", "-q", "-f", filter]).await, shown, "{filter}");
+    }
 }
 
 #[tokio::test]
@@ -101,7 +107,8 @@ async fn a_life_step_by_step() {
         done.stderr.contains("container is running: stop the container before removing or force remove"),
         "{done:?}"
     );
-    assert!(host.docker(&["kill", "-s", "NOPE", "b4a6"]).await.stderr.contains("Invalid signal: NOPE"));
+    let done = host.docker(&["kill", "-s", "NOPE", "b4a6"]).await;
+    assert!(done.stderr.contains("cannot kill container: b4a6: Invalid signal: NOPE"), "{done:?}");
     for args in [
         &["stop", "b4a6"][..],
         &["stop", "b4a6"],
@@ -140,6 +147,11 @@ async fn images_and_volumes() {
         host.ok(&["image", "inspect", "reg:5000/a/b:1", "-f", "{{.Os}}/{{.Architecture}}"]).await,
         "linux/amd64"
     );
+    for filter in ["before=bench:1", "since=bench:1"] {
+        assert_eq!(host.ok(&["images", "-q", "-f", filter]).await, "", "{filter}");
+    }
+    let done = host.docker(&["images", "-f", "since=missing:1"]).await;
+    assert!(done.code != 0 && done.stderr.contains("No such image: missing:1"), "{done:?}");
     assert!(host.ok(&["history", "bench:1"]).await.contains("ADD busybox /"));
     host.ok(&["tag", "bench:1", "reg:5000/c/d:2"]).await;
     assert!(host.ok(&["rmi", "bench:1"]).await.contains("Untagged: bench:1"));

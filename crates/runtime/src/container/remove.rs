@@ -19,8 +19,8 @@ use crate::{
 
 impl Runtime {
     /// `force` kills first; `volumes` also removes the anonymous ones.
-    pub async fn remove(&self, container: &str, force: bool, volumes: bool) -> Result<()> {
-        let container = self.inner.containers.find(container)?;
+    pub async fn remove(&self, reference: &str, force: bool, volumes: bool) -> Result<()> {
+        let container = self.inner.containers.find(reference)?;
         loop {
             if force && container.state().status.is_running() {
                 self.inner.kill_and_wait(&container).await?;
@@ -29,6 +29,9 @@ impl Runtime {
             match self.inner.remove_stopped(&container, volumes).await {
                 // A start was under way.
                 Err(RuntimeError::StillRunning { .. }) if force => {}
+                Err(RuntimeError::StillRunning { state, .. }) => {
+                    return Err(RuntimeError::StillRunning { name: reference.to_owned(), state });
+                }
                 // It has just removed itself: that is what was wanted.
                 Err(RuntimeError::RemovalInProgress(_)) if force => return Ok(()),
                 other => return other,
@@ -66,7 +69,7 @@ impl Inner {
             return Err(RuntimeError::RemovalInProgress(container.id.clone()));
         }
         if container.state().status.is_running() {
-            let name = format!("/{}", container.record().name);
+            let name = container.record().name.clone();
             return Err(RuntimeError::StillRunning { name, state: "running" });
         }
         // From here on a restart of the daemon finishes the removal.

@@ -126,7 +126,7 @@ impl Inner {
             }
             Err(status) if status.code() == Code::NotFound || ended() => Err(not_running()),
             Err(status) => {
-                Err(RuntimeError::Containerd(format!("cannot kill container: {}: {}", container.id, status.message())))
+                Err(RuntimeError::Containerd(format!("signal {number} to {}: {}", container.id, status.message())))
             }
         }
     }

@@ -191,8 +191,20 @@ impl Catalog {
         if same {
             return Ok(());
         }
-        let name = format!("{DANGLING}{}", old.digest);
-        let record = Record { name, target: Some((&old).into()), ..Record::default() };
+        self.keep_dangling(&old).await
+    }
+
+    /// Takes a last name away and keeps the image.
+    pub(crate) async fn leave_nameless(&self, name: &str, target: &Descriptor) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        // In this order: at no moment does the garbage collector find the image without a record.
+        self.keep_dangling(target).await?;
+        self.delete_record(name, false).await
+    }
+
+    async fn keep_dangling(&self, target: &Descriptor) -> Result<()> {
+        let name = format!("{DANGLING}{}", target.digest);
+        let record = Record { name, target: Some(target.into()), ..Record::default() };
         let request = CreateImageRequest { image: Some(record), ..CreateImageRequest::default() };
         match self.containerd.images().create(request).await {
             Ok(_) => Ok(()),
@@ -256,12 +268,14 @@ impl Found {
         repo_digests.sort();
         repo_digests.dedup();
         let config = &self.details.config;
+        let layer_sizes: Vec<i64> = self.details.manifest.layers.iter().map(|l| l.size).collect();
         ImageInfo {
             id: self.details.id.clone(),
             repo_tags,
             repo_digests,
             target: self.target.digest.clone(),
-            size: self.details.manifest.layers.iter().map(|l| l.size).sum(),
+            size: layer_sizes.iter().sum(),
+            layer_sizes,
             created: config.created,
             architecture: config.architecture.clone(),
             os: config.os.clone(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     catalog::{Found, is_dangling},
+    manifest::Descriptor,
     types::{ImageDelete, ImageInfo},
 };
 use crate::{ContainerInfo, ImageAction, Result, Runtime, RuntimeError, reference::ImageName};
@@ -32,15 +33,18 @@ impl Runtime {
         Ok(())
     }
 
-    /// Takes a name away; the image goes with its last one. An id takes all names.
+    /// Takes a name away; the image goes with its last one, unless something runs from it. An id takes all names.
     pub async fn image_remove(&self, reference: &str, force: bool) -> Result<Vec<ImageDelete>> {
         let found = self.inner.images.find(reference).await?;
         let users: Vec<ContainerInfo> = self.list().into_iter().filter(|c| c.image_id == found.details.id).collect();
         let names: Vec<&String> = found.records.iter().filter(|r| !is_dangling(r)).map(|r| &r.name).collect();
         let doomed: Vec<String> = match &found.named {
             Some(named) if names.len() > 1 => vec![named.clone()],
-            Some(_) => {
+            Some(named) => {
                 refuse_last_name(reference, &found, &users, force)?;
+                if running(&users).is_some() {
+                    return self.take_last_name(&found, named).await;
+                }
                 found.records.iter().map(|r| r.name.clone()).collect()
             }
             None => {
@@ -55,9 +59,8 @@ impl Runtime {
             // The last deletion waits for the garbage collector, so that the disk is free when this returns.
             self.inner.images.delete_record(name, gone && n + 1 == doomed.len()).await?;
             // That an image had no name is nothing to take away.
-            if let Some(Ok(name)) = names.contains(&name).then(|| ImageName::parse(name)) {
-                self.inner.events.image(ImageAction::Untag, id, &name.familiar(), &none);
-                told.push(ImageDelete::Untagged(name.familiar()));
+            if names.contains(&name) {
+                told.extend(self.tell_untagged(id, name));
             }
         }
         if gone {
@@ -71,6 +74,20 @@ impl Runtime {
         }
         Ok(told)
     }
+
+    /// What runs keeps its image, which lives on without a name.
+    async fn take_last_name(&self, found: &Found, named: &str) -> Result<Vec<ImageDelete>> {
+        let record = found.records.iter().find(|r| r.name == named);
+        let target = record.and_then(|r| r.target.clone()).map_or_else(|| found.target.clone(), Descriptor::from);
+        self.inner.images.leave_nameless(named, &target).await?;
+        Ok(self.tell_untagged(&found.details.id, named).into_iter().collect())
+    }
+
+    fn tell_untagged(&self, id: &str, record: &str) -> Option<ImageDelete> {
+        let name = ImageName::parse(record).ok()?.familiar();
+        self.inner.events.image(ImageAction::Untag, id, &name, &BTreeMap::new());
+        Some(ImageDelete::Untagged(name))
+    }
 }
 
 fn short_id(found: &Found) -> String {
@@ -78,7 +95,7 @@ fn short_id(found: &Found) -> String {
 }
 
 fn refuse_last_name(reference: &str, found: &Found, users: &[ContainerInfo], force: bool) -> Result<()> {
-    let Some(user) = users.first().filter(|_| !force) else { return refuse_running(found, users) };
+    let Some(user) = users.first().filter(|_| !force) else { return Ok(()) };
     Err(RuntimeError::Conflict(format!(
         "conflict: unable to remove repository reference \"{reference}\" (must force) - container {} is using its \
          referenced image {}",
@@ -108,8 +125,12 @@ fn refuse_by_id(found: &Found, names: usize, users: &[ContainerInfo], force: boo
     Ok(())
 }
 
+fn running(users: &[ContainerInfo]) -> Option<&ContainerInfo> {
+    users.iter().find(|c| c.state.status.is_running())
+}
+
 fn refuse_running(found: &Found, users: &[ContainerInfo]) -> Result<()> {
-    let Some(user) = users.iter().find(|c| c.state.status.is_running()) else { return Ok(()) };
+    let Some(user) = running(users) else { return Ok(()) };
     Err(RuntimeError::Conflict(format!(
         "conflict: unable to delete {} (cannot be forced) - image is being used by running container {}",
         short_id(found),

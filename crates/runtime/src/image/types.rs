@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 /// An image at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ImageInfo {
     /// `sha256:…` of the config.
     pub id: String,
@@ -19,6 +19,8 @@ pub struct ImageInfo {
     pub target: String,
     /// Bytes of all layers as stored.
     pub size: i64,
+    /// Of each layer, lowest first.
+    pub layer_sizes: Vec<i64>,
     pub created: Timestamp,
     pub architecture: String,
     pub os: String,

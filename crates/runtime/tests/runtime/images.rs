@@ -23,6 +23,7 @@ async fn archives_are_loaded_listed_tagged_and_removed() {
             (["PATH=/bin".to_owned(), "FROM_IMAGE=1".to_owned()].as_slice(), ["sh".to_owned()].as_slice())
         );
         assert_eq!((info.layers.len(), info.os.as_str()), (2, "linux"));
+        assert!(info.layer_sizes.len() == 2 && info.layer_sizes.iter().sum::<i64>() == info.size);
         assert_eq!(info.created.to_string(), "2025-01-02T03:04:05Z");
         for name in [&info.id, &info.id[7..], &info.id[7..19], "docker.io/library/busybox:latest"] {
             assert_eq!(runtime.image_inspect(name).await.unwrap().id, info.id, "{name}");
@@ -65,9 +66,13 @@ async fn archives_are_loaded_listed_tagged_and_removed() {
         let error = runtime.image_remove("mine:2", false).await.unwrap_err();
         assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains("(must force)"), "{error}");
         runtime.start(&container.id).await.unwrap();
+        let removed = runtime.image_remove("mine:2", true).await.unwrap();
+        assert_eq!(removed, [ImageDelete::Untagged("mine:2".into())], "what runs keeps its image");
+        assert!(runtime.image_inspect(&container.image_id).await.unwrap().repo_tags.is_empty());
         let error = runtime.image_remove(&container.image_id, true).await.unwrap_err();
         assert!(error.to_string().contains("(cannot be forced) - image is being used by running container"), "{error}");
         runtime.remove(&container.id, true, false).await.unwrap();
+        runtime.image_tag(&container.image_id, "mine:2").await.unwrap();
         let removed = runtime.image_remove("mine:2", false).await.unwrap();
         assert_eq!(removed[..2], [ImageDelete::Untagged("mine:2".into()), ImageDelete::Deleted(container.image_id)]);
         let error = runtime.image_remove(&info.id, false).await.unwrap_err();

@@ -6,7 +6,9 @@ use malha_api::backend::{
     ProgressStream, RemovedImage,
 };
 use malha_model::{ApiError, ApiResult, Platform};
-use malha_runtime::{ImageDelete, ImageInfo, ImportOptions, PullOptions, RegistryAuth, Runtime, RuntimeError};
+use malha_runtime::{
+    HistoryEntry, ImageDelete, ImageInfo, ImportOptions, PullOptions, RegistryAuth, Runtime, RuntimeError,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
@@ -47,17 +49,23 @@ pub(super) fn to_api(info: &ImageInfo) -> Image {
 }
 
 pub(super) fn history(info: &ImageInfo) -> Vec<ImageHistory> {
-    let steps = info.history.iter().rev().enumerate();
+    // Both lowest first; a step without a layer has changed no file.
+    let mut sizes = info.layer_sizes.iter().copied();
+    let step = |h: &HistoryEntry| ImageHistory {
+        id: "<missing>".into(),
+        created: h.created,
+        created_by: h.created_by.clone(),
+        tags: Vec::new(),
+        size: if h.empty_layer { 0 } else { sizes.next().unwrap_or_default() },
+        comment: h.comment.clone(),
+    };
+    let mut steps: Vec<ImageHistory> = info.history.iter().map(step).collect();
+    steps.reverse();
+    if let Some(top) = steps.first_mut() {
+        top.id.clone_from(&info.id);
+        top.tags.clone_from(&info.repo_tags);
+    }
     steps
-        .map(|(i, h)| ImageHistory {
-            id: if i == 0 { info.id.clone() } else { "<missing>".into() },
-            created: h.created,
-            created_by: h.created_by.clone(),
-            tags: if i == 0 { info.repo_tags.clone() } else { Vec::new() },
-            size: if h.empty_layer { 0 } else { info.size },
-            comment: h.comment.clone(),
-        })
-        .collect()
 }
 
 fn auth_of(header: Option<&str>) -> ApiResult<Option<RegistryAuth>> {
@@ -147,4 +155,27 @@ pub(super) async fn distribution(runtime: &Runtime, reference: &str, auth: Optio
 
 pub(super) async fn list(runtime: &Runtime) -> ApiResult<Vec<Image>> {
     Ok(runtime.image_list().await?.iter().map(to_api).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn each_step_has_the_size_of_its_own_layer() {
+        let step = |empty_layer| HistoryEntry { empty_layer, ..HistoryEntry::default() };
+        let info = ImageInfo {
+            id: "sha256:1".into(),
+            repo_tags: vec!["x:1".into()],
+            size: 12,
+            layer_sizes: vec![10, 2],
+            history: Arc::new(vec![step(false), step(true), step(false), step(true)]),
+            ..ImageInfo::default()
+        };
+        let steps = history(&info);
+        assert_eq!(steps.iter().map(|s| s.size).collect::<Vec<_>>(), [0, 2, 0, 10]);
+        assert_eq!((steps[0].id.as_str(), steps[0].tags.len(), steps[3].id.as_str()), ("sha256:1", 1, "<missing>"));
+    }
 }

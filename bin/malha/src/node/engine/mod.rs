@@ -8,6 +8,7 @@ pub(crate) mod mounts;
 mod owed;
 pub(crate) mod record;
 mod release;
+mod remove;
 mod rename;
 mod restarts;
 mod standalone;
@@ -244,21 +245,7 @@ impl Engine for LocalEngine {
     }
 
     async fn remove_container(&self, reference: &str, options: RemoveContainer) -> ApiResult<()> {
-        let info = self.runtime.inspect(reference)?;
-        let alive = match info.state.status {
-            status if status.is_running() => Some(status.as_str()),
-            _ if self.is_restarting(&info) => Some("restarting"),
-            _ => None,
-        };
-        if let Some(state) = alive.filter(|_| !options.force) {
-            return Err(RuntimeError::StillRunning { name: format!("/{}", info.name), state }.into());
-        }
-        self.user_stops(&info).await?;
-        let removed = self.runtime.remove(&info.id, options.force, options.volumes).await;
-        self.unless_refused(&info, removed).await?;
-        self.restarts.forget(&info.id);
-        self.release_removed(&info).await;
-        Ok(())
+        self.remove(reference, options).await
     }
 
     async fn wait_container(&self, reference: &str, condition: WaitCondition) -> ApiResult<Wait> {
@@ -303,6 +290,8 @@ impl Engine for LocalEngine {
     }
 
     async fn create_exec(&self, container: &str, config: ExecConfig) -> ApiResult<String> {
+        let info = self.runtime.inspect(container)?;
+        self.refuse_restarting(&info)?;
         let text = |s: String| (!s.is_empty()).then_some(s);
         let options = ExecOptions {
             cmd: config.cmd,
@@ -316,7 +305,7 @@ impl Engine for LocalEngine {
             privileged: config.privileged,
             console_size: config.console_size.map(console_size),
         };
-        Ok(self.runtime.exec_create(container, options).await?)
+        Ok(self.runtime.exec_create(&info.id, options).await?)
     }
 
     async fn exec(&self, id: &str) -> ApiResult<Exec> {

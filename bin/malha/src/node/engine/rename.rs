@@ -2,8 +2,8 @@
 //!
 //! All of it or nothing, as with Docker: where the managers cannot be told, the container keeps the name that it had.
 
-use malha_model::{ApiResult, Code, ControlRequest};
-use malha_runtime::ContainerInfo;
+use malha_model::{ApiError, ApiResult, Code, ControlRequest};
+use malha_runtime::{ContainerInfo, RuntimeError};
 use tracing::warn;
 
 use super::{LocalEngine, record::Record};
@@ -13,7 +13,7 @@ impl LocalEngine {
         let id = self.runtime.inspect(reference)?.id;
         let _turn = self.renames.take(&id).await;
         let before = self.runtime.inspect(&id)?;
-        self.runtime.rename(&before.id, name).await?;
+        self.runtime.rename(&before.id, name).await.map_err(refused)?;
         let told = self.tell_name(&before.id).await;
         if told.is_err()
             && let Err(error) = self.runtime.rename(&before.id, &before.name).await
@@ -52,5 +52,29 @@ impl LocalEngine {
             Err(e) if matches!(e.code, Code::NotFound | Code::PermissionDenied) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// Docker says of a rename alone what it was about when the name was taken.
+fn refused(error: RuntimeError) -> ApiError {
+    let taken = matches!(error, RuntimeError::NameInUse { .. });
+    let error = ApiError::from(error);
+    if !taken {
+        return error;
+    }
+    ApiError { message: format!("Error when allocating new name: {}", error.message), ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_name_is_refused_in_dockers_words() {
+        let error = refused(RuntimeError::NameInUse { name: "web".into(), holder: "abc".into() });
+        assert_eq!(error.http_status(), 409);
+        let start = "Error when allocating new name: Conflict. The container name \"/web\" is already in use";
+        assert!(error.message.starts_with(start), "{error}");
+        assert_eq!(refused(RuntimeError::NoSuchContainer("x".into())).message, "No such container: x");
     }
 }

@@ -168,6 +168,15 @@ impl LocalEngine {
             && self.comes_back(container, container.state.exit_code, Moment::AtItsEnd)
     }
 
+    /// Of what needs a process: soon there is one.
+    pub(super) fn refuse_restarting(&self, container: &ContainerInfo) -> ApiResult<()> {
+        if !self.is_restarting(container) {
+            return Ok(());
+        }
+        let text = format!("Container {} is restarting, wait until the container is running", container.id);
+        Err(RuntimeError::Conflict(text).into())
+    }
+
     fn come_back(self: &Arc<Self>, id: &str, ran: Duration) {
         let Some((number, delay)) = self.restarts.plan(id, ran) else { return };
         let (engine, id) = (self.clone(), id.to_owned());

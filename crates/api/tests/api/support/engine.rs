@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) created: Vec<CreateContainer>,
     pub(crate) running: bool,
     pub(crate) loaded: usize,
+    /// Its image has no names any more.
+    pub(crate) untagged: bool,
     pub(crate) resized: Option<TerminalSize>,
     /// That an exec was started with.
     pub(crate) first_size: Option<TerminalSize>,
@@ -219,8 +221,7 @@ impl Engine for FakeEngine {
         let c = self.container(reference).await?;
         if c.state.status == ContainerStatus::Running && !options.force {
             let text = format!(
-                "cannot remove container \"{}\": container is running: stop the container before removing or force remove",
-                c.name
+                "cannot remove container \"{reference}\": container is running: stop the container before removing or force remove"
             );
             return Err(ApiError::plain(Code::AlreadyExists, text));
         }
@@ -304,7 +305,7 @@ impl Engine for FakeEngine {
     }
 
     async fn image(&self, reference: &str) -> ApiResult<Image> {
-        if reference != "bench:1" && reference != "reg:5000/a/b:1" {
+        if self.state().untagged || reference != "bench:1" && reference != "reg:5000/a/b:1" {
             return none("image", reference);
         }
         Ok(Image {
