@@ -116,6 +116,8 @@ fn raft_leave(m: &Machines, machine: &str, certificate: Option<&str>) -> std::pr
 fn tokens(m: &Machines, worker: &str) {
     let mistyped = format!("{}{}", &worker[..worker.len() - 1], if worker.ends_with('0') { '1' } else { '0' });
     let join = |token: &str| format!("swarm join --token {token} {A1}:2377");
+    // of two addresses it tells the one that faces the manager
+    m.sh("a2", "ip link add other0 type bridge && ip addr add 192.168.99.1/24 dev other0 && ip link set other0 up");
     m.no("a2", &join(&mistyped), "A valid join token is necessary to join this cluster");
     m.no("a2", &join(&worker[..worker.len() - 3]), "join token");
     m.d("a1", "swarm join-token --rotate worker");
@@ -126,6 +128,7 @@ fn tokens(m: &Machines, worker: &str) {
     let joined = m.d("a2", &join(&token(m, "a1", "worker")));
     assert!(joined.contains("This node joined a swarm as a worker."), "{joined}");
     assert_eq!(m.d("a2", "info --format {{.Swarm.LocalNodeState}}").trim(), "active");
+    assert_eq!(m.d("a2", "info --format {{.Swarm.NodeAddr}}").trim(), "192.168.88.2");
 
     // A worker has no say, neither at its own API nor with its own certificate at the manager's port.
     m.no("a2", "node ls", "This node is not a swarm manager.");

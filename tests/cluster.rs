@@ -30,6 +30,7 @@ fn nodes_come_and_go() {
     let underlay = format!("{}.0/24", addr.rsplit_once('.').unwrap().0);
     let why = format!("default address pool {underlay} lies in the route {underlay} (eth0) of this node");
     c.no("node1", &format!("swarm init --default-addr-pool 10.20.0.0/16 --default-addr-pool {underlay}"), &why);
+    c.no("node1", "swarm init --cert-expiry 10m", "minimum certificate expiry time is: 1h0m0s");
     let made = c.d("node1", "swarm init --default-addr-pool 10.20.0.0/16 --default-addr-pool-mask-length 26");
     assert!(made.contains("is now a manager") && made.contains(&format!("{addr}:2377")), "{made}");
     c.no("node1", "swarm init", ALREADY);

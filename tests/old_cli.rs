@@ -77,12 +77,12 @@ fn headers_and_versions(c: &Cluster) {
         ("top x", "docker top"),
         ("commit x", "docker commit"),
         ("search x", "docker search"),
-        ("swarm unlock-key", "docker swarm unlock-key"),
         ("network connect bridge x", "docker network connect"),
     ] {
         c.no("node1", line, feature);
         c.no("node1", line, "is not supported by this version of Malha");
     }
+    c.no("node1", "swarm unlock-key", "no unlock key is set");
 }
 
 fn core_commands(c: &Cluster, docker: &str) {

@@ -51,3 +51,11 @@ pub fn join_timeout() -> ApiError {
          \"docker info\" command to see the current swarm status of your node.",
     )
 }
+
+/// A join that no manager answered. Nothing of it is left.
+pub fn join_unanswered() -> ApiError {
+    unavailable(
+        "Timeout was reached before node joined: the manager did not answer in time. Check that it can be reached from \
+         this node and join again.",
+    )
+}

@@ -26,7 +26,7 @@ pub use self::{
     ctx::{Ctx, TokenSource},
     orchestrator::is_dirty,
     reconcile::reconcile,
-    request::handle,
+    request::{check_cluster_spec, handle},
     scope::Outlook,
     view::{network_view, networks_of_node, tasks_of_node},
 };

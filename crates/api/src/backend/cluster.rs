@@ -3,8 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use malha_model::{
-    ApiError, ApiResult, Availability, ClusterSpec, ControlRequest, ControlResponse, LogLine, LogOptions, LogSelector,
-    NodeId,
+    ApiResult, Availability, ClusterSpec, ControlRequest, ControlResponse, LogLine, LogOptions, LogSelector, NodeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +27,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// Returns once this node leads the new swarm and its listener's address is known.
     async fn init(&self, request: InitRequest) -> ApiResult<NodeId>;
 
-    /// Returns once this node is a member, or fails with [`crate::errors::join_timeout`] while it keeps trying.
+    /// Returns once this node is a member, fails with [`crate::errors::join_timeout`] while it keeps trying, or with
+    /// [`crate::errors::join_unanswered`] where nothing has come of it.
     async fn join(&self, request: JoinRequest) -> ApiResult<()>;
 
     async fn leave(&self, force: bool) -> ApiResult<()>;
@@ -39,14 +39,11 @@ pub trait Cluster: Send + Sync + 'static {
     /// The API has resolved the selector.
     async fn logs(&self, selector: LogSelector, options: LogOptions) -> ApiResult<SwarmLogs>;
 
-    async fn unlock(&self, _key: String) -> ApiResult<()> {
-        Err(ApiError::unsupported("docker swarm unlock"))
-    }
+    /// A conflict where nothing is locked.
+    async fn unlock(&self, key: String) -> ApiResult<()>;
 
     /// Empty where managers are not locked.
-    async fn unlock_key(&self) -> ApiResult<String> {
-        Err(ApiError::unsupported("docker swarm unlock-key"))
-    }
+    async fn unlock_key(&self) -> ApiResult<String>;
 }
 
 /// Body of `POST /swarm/init`. Addresses are as the user typed them: an IP or an interface, with a port where allowed.

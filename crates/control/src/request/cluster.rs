@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use malha_model::{ApiError, ApiResult, Cluster, ClusterSpec, Code, ControlResponse as Response};
+use malha_model::{ApiError, ApiResult, Cluster, ClusterSpec, Code, ControlResponse as Response, defaults};
 use malha_store::Tx;
 use serde_json::Value;
 
@@ -11,6 +11,8 @@ use crate::Ctx;
 
 /// Shortest lifetime of a node certificate.
 const MIN_CERT_EXPIRY: Duration = Duration::from_secs(3600);
+/// The only one that a swarm has.
+const NAME: &str = "default";
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rotate {
@@ -37,10 +39,17 @@ pub(super) fn update(
     tx: &mut Tx,
     ctx: &mut Ctx<'_>,
     version: u64,
-    spec: ClusterSpec,
+    mut spec: ClusterSpec,
     rotate: Rotate,
 ) -> ApiResult<Response> {
-    validate(&spec)?;
+    // what is left out is as at the start
+    if spec.name.is_empty() {
+        spec.name = NAME.into();
+    }
+    if spec.ca_config.node_cert_expiry == 0 {
+        spec.ca_config.node_cert_expiry = defaults::nanos(defaults::NODE_CERT_EXPIRY);
+    }
+    check_cluster_spec(&spec)?;
     let mut cluster = (*cluster(tx)?).clone();
     check_version(&cluster.meta, version)?;
     cluster.spec = spec;
@@ -55,14 +64,15 @@ pub(super) fn update(
     Ok(answer)
 }
 
-fn validate(spec: &ClusterSpec) -> ApiResult<()> {
+/// Refuses what no swarm may be set to, at its start and later.
+pub fn check_cluster_spec(spec: &ClusterSpec) -> ApiResult<()> {
     if spec.ca_config.node_cert_expiry < i64::try_from(MIN_CERT_EXPIRY.as_nanos()).unwrap_or(i64::MAX) {
         return Err(ApiError::invalid("minimum certificate expiry time is: 1h0m0s"));
     }
     if spec.dispatcher.heartbeat_period < 0 {
         return Err(ApiError::invalid("heartbeat time period cannot be a negative duration"));
     }
-    if spec.name != "default" {
+    if spec.name != NAME {
         return Err(ApiError::invalid("modification of cluster name is not allowed"));
     }
     if spec.encryption_config.auto_lock_managers {

@@ -13,6 +13,7 @@ use malha_model::{
 };
 use malha_store::Tx;
 
+pub use self::cluster::check_cluster_spec;
 use crate::Ctx;
 
 /// Answers `request`, writing to `tx` what it changes. On an error `tx` is to be dropped.

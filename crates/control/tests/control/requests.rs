@@ -435,7 +435,13 @@ fn the_swarm_is_updated_with_care() {
     assert_eq!(negative, invalid("heartbeat time period cannot be a negative duration"));
     assert_eq!(w.refused(request(version, &|s| s.encryption_config.auto_lock_managers = true)).1, 501);
     assert_eq!(w.refused(request(0, &|_| {})), (rpc("Unknown", "update out of sequence"), 500));
-    let A::Cluster(shown) = w.ask(request(version, &|_| {})).unwrap() else { panic!() };
+    let left_out = request(version, &|s| {
+        s.name.clear();
+        s.ca_config.node_cert_expiry = 0;
+    });
+    let A::Cluster(shown) = w.ask(left_out).unwrap() else { panic!() };
+    let standard = malha_model::defaults::cluster_spec();
+    assert_eq!((shown.spec.name, shown.spec.ca_config), (standard.name, standard.ca_config));
     assert_eq!(shown.root_ca.worker_token, "SWMTKN-1-root-new");
     assert_eq!(shown.root_ca.manager_token, cluster.root_ca.manager_token);
     assert_eq!(shown.root_ca.key_pem, "", "the key is never shown");

@@ -6,7 +6,7 @@ use malha_api::{
     backend::{Cluster, InitRequest, JoinRequest, RemoteManager, SwarmInfo, SwarmLogs},
     errors,
 };
-use malha_model::{ApiResult, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeId};
+use malha_model::{ApiError, ApiResult, Code, ControlRequest, ControlResponse, LogOptions, LogSelector, NodeId};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Swarm, health::Health};
@@ -50,5 +50,17 @@ impl Cluster for Swarm {
         let member = self.member().ok_or_else(errors::not_in_swarm_mode)?;
         let lines = member.manager()?.manager.read_logs(selector, options).await?;
         Ok(ReceiverStream::new(lines).boxed())
+    }
+
+    async fn unlock(&self, _key: String) -> ApiResult<()> {
+        let member = self.member().ok_or_else(errors::not_in_swarm_mode)?;
+        member.manager()?;
+        Err(ApiError::plain(Code::AlreadyExists, "swarm is not locked"))
+    }
+
+    async fn unlock_key(&self) -> ApiResult<String> {
+        let member = self.member().ok_or_else(errors::not_in_swarm_mode)?;
+        member.manager()?;
+        Ok(String::new())
     }
 }

@@ -1,6 +1,9 @@
 //! `docker swarm init`: a new swarm with this node as its first manager.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use malha_api::{backend::InitRequest, errors};
@@ -28,13 +31,17 @@ impl Swarm {
         if request.auto_lock_managers || request.spec.encryption_config.auto_lock_managers {
             return Err(ApiError::unsupported("docker swarm init --autolock"));
         }
-        let addresses = Addresses::of(self, &request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
+        // as an update would be checked, and before anything is made
+        let spec = spec_with_defaults(request.spec);
+        malha_control::check_cluster_spec(&spec)?;
+        let (listen, advertise) = (&request.listen_addr, &request.advertise_addr);
+        let addresses = Addresses::of(self, listen, advertise, &request.data_path_addr, None)?;
         let data_path_port = data_path_port(request.data_path_port)?;
         let routes = self.deps.net.routes().await.map_err(ApiError::internal)?;
         let (pools, subnet_size) = pools(&request.default_addr_pool, request.subnet_size, &routes)?;
         let now = self.deps.clock.now();
         let config = NewSwarmConfig {
-            spec: spec_with_defaults(request.spec),
+            spec,
             availability: request.availability,
             description: NodeDescription { routes, ..host::description(&self.deps.config) },
             default_addr_pool: pools.clone(),
@@ -97,15 +104,22 @@ impl Swarm {
 pub(super) struct Addresses {
     pub(super) listen: SocketAddr,
     pub(super) advertise: SocketAddr,
-    pub(super) data_path: std::net::IpAddr,
+    pub(super) data_path: IpAddr,
 }
 
 impl Addresses {
-    pub(super) fn of(swarm: &Swarm, listen: &str, advertise: &str, data_path: &str) -> ApiResult<Self> {
+    /// `facing` is this machine's address towards the managers, where it joins some.
+    pub(super) fn of(
+        swarm: &Swarm,
+        listen: &str,
+        advertise: &str,
+        data_path: &str,
+        facing: Option<IpAddr>,
+    ) -> ApiResult<Self> {
         let interfaces = address::interfaces()?;
         let listen = address::listen(listen, &interfaces)?;
         let default = swarm.deps.config.default_advertise_addr.as_deref();
-        let advertise = address::advertise(advertise, default, listen, &interfaces)?;
+        let advertise = address::advertise(advertise, default, listen, facing, &interfaces)?;
         let data_path = address::data_path(data_path, advertise, &interfaces)?;
         Ok(Self { listen, advertise, data_path })
     }
@@ -162,10 +176,11 @@ fn spec_with_defaults(spec: ClusterSpec) -> ClusterSpec {
     if let Some(kept) = spec.raft.keep_old_snapshots {
         out.raft.keep_old_snapshots = Some(kept);
     }
-    if spec.dispatcher.heartbeat_period > 0 {
+    // a negative one is refused, not overlooked
+    if spec.dispatcher.heartbeat_period != 0 {
         out.dispatcher.heartbeat_period = spec.dispatcher.heartbeat_period;
     }
-    if spec.ca_config.node_cert_expiry > 0 {
+    if spec.ca_config.node_cert_expiry != 0 {
         out.ca_config.node_cert_expiry = spec.ca_config.node_cert_expiry;
     }
     out.extra = spec.extra;
@@ -175,6 +190,19 @@ fn spec_with_defaults(spec: ClusterSpec) -> ClusterSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spec_is_completed_and_then_checked_as_an_update_is() {
+        let checked = |set: &dyn Fn(&mut ClusterSpec)| {
+            let mut spec = ClusterSpec::default();
+            set(&mut spec);
+            malha_control::check_cluster_spec(&spec_with_defaults(spec))
+        };
+        assert!(checked(&|_| {}).is_ok());
+        let short = checked(&|s| s.ca_config.node_cert_expiry = 600_000_000_000).unwrap_err();
+        assert!(short.message.contains("minimum certificate expiry time is: 1h0m0s"), "{short}");
+        assert!(checked(&|s| s.dispatcher.heartbeat_period = -1).is_err());
+    }
 
     #[test]
     fn pools_must_be_apart_and_large_enough() {

@@ -1,6 +1,6 @@
 //! `docker swarm join`: a certificate for a token, then a session.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use malha_agent::Link;
 use malha_api::{backend::JoinRequest, errors};
@@ -9,13 +9,13 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::{
-    Swarm,
+    Swarm, address,
     init::Addresses,
     member::{ASK_PAUSE, Member, UNAVAILABLE},
     saved::{self, Saved},
 };
 
-/// Docker's: after that the node goes on trying by itself.
+/// Docker's. A node that has its certificate goes on trying by itself after that.
 const JOIN_LIMIT: Duration = Duration::from_secs(20);
 
 impl Swarm {
@@ -27,8 +27,11 @@ impl Swarm {
         if request.remote_addrs.is_empty() {
             return Err(ApiError::plain(Code::InvalidArgument, "at least 1 RemoteAddr is required to join"));
         }
-        let addresses = Addresses::of(self, &request.listen_addr, &request.advertise_addr, &request.data_path_addr)?;
         let remotes: Vec<String> = request.remote_addrs.iter().map(|a| with_port(a)).collect();
+        let (listen, advertise) = (&request.listen_addr, &request.advertise_addr);
+        // an address that is named goes first anyway
+        let facing = if advertise.is_empty() { facing_any(&remotes).await } else { None };
+        let addresses = Addresses::of(self, listen, advertise, &request.data_path_addr, facing)?;
         let joining =
             malha_wire::join(&remotes, &request.join_token, request.availability, Some(&self.dir), &self.deps.tasks);
         let joined = match tokio::time::timeout(JOIN_LIMIT, joining).await {
@@ -39,7 +42,7 @@ impl Swarm {
             }
             Err(_) => {
                 self.abandon().await;
-                return Err(errors::join_timeout());
+                return Err(errors::join_unanswered());
             }
         };
         let saved = Saved {
@@ -109,12 +112,22 @@ impl Member {
     }
 }
 
+/// This machine's address towards the first of the managers that there is a way to.
+async fn facing_any(remotes: &[String]) -> Option<IpAddr> {
+    for remote in remotes {
+        if let Some(ip) = address::facing(remote).await {
+            return Some(ip);
+        }
+    }
+    None
+}
+
 /// A manager's address without a port means the default one.
 fn with_port(addr: &str) -> String {
     if addr.parse::<std::net::SocketAddr>().is_ok() {
         return addr.to_owned();
     }
-    if let Ok(ip) = addr.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+    if let Ok(ip) = addr.trim_matches(['[', ']']).parse::<IpAddr>() {
         return std::net::SocketAddr::new(ip, malha_model::defaults::CONTROL_PORT).to_string();
     }
     match addr.rsplit_once(':') {

@@ -272,6 +272,16 @@ impl Cluster for FakeCluster {
         let missing = Err("node lost is not available".to_owned());
         Ok(futures::stream::iter(lines.into_iter().skip(tail).chain(options.since.map(|_| missing))).boxed())
     }
+
+    async fn unlock(&self, _: String) -> ApiResult<()> {
+        self.control(ControlRequest::ClusterGet).await?;
+        Err(ApiError::plain(Code::AlreadyExists, "swarm is not locked"))
+    }
+
+    async fn unlock_key(&self) -> ApiResult<String> {
+        self.control(ControlRequest::ClusterGet).await?;
+        Ok(String::new())
+    }
 }
 
 fn line(t: &Task) -> LogLine {
