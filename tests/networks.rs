@@ -46,7 +46,7 @@ fn refusals(c: &Cluster) {
         ("--opt encrypted x", "an encrypted overlay network is not supported"),
         ("--ipv6 --subnet fd00::/64 x", "IPv6 on overlay networks is not supported"),
         ("--ipam-driver foo x", "the IPAM driver \"foo\" is not supported"),
-        ("--scope local x", "overlay networks have swarm scope"),
+        ("--scope local x", "cannot downgrade network scope for overlay networks"),
         ("--ingress --attachable x", "ingress network cannot be attachable"),
         ("--ingress x", "is already present"),
         ("--label com.docker.swarm.predefined=1 x", "cannot be applied by users"),
@@ -60,7 +60,7 @@ fn refusals(c: &Cluster) {
         c.no("node1", &format!("{CREATE} {line}"), why);
     }
     c.no("node1", "network create -d nosuch x", "plugin \"nosuch\" not found");
-    c.no("node2", &format!("{CREATE} x"), "This node is not a swarm manager.");
+    c.no("node2", &format!("{CREATE} x"), "Cannot create a multi-host network from a worker node.");
     c.no("node1", "network rm nosuch", "network nosuch not found");
     c.no("node1", "network rm bridge", "bridge is a pre-defined network and cannot be removed");
     c.no("node1", "network inspect nosuch", "network nosuch not found");

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use malha_model::{ApiError, ApiResult, Code, Labels};
+use malha_model::{ApiError, ApiResult, Code, Labels, Timestamp};
 use regex::Regex;
 use serde::Deserialize;
 
-use super::query::bad;
+use super::query::{bad, moment};
 
 /// For each key the values asked for: values of one key are alternatives, keys all have to match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,16 @@ impl Filters {
             "false" | "0" | "False" | "FALSE" => Ok(Some(false)),
             v => Err(bad(format!("invalid filter '{key}=[{v}]'"))),
         }
+    }
+
+    /// `until` of the prune commands: a moment, or how long before `now`.
+    pub(crate) fn until(&self, now: Timestamp) -> ApiResult<Option<Timestamp>> {
+        let mut values = self.values("until");
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(bad("more than one until filter specified"));
+        }
+        moment(value, now).map(Some).ok_or_else(|| bad(format!("invalid value for \"until\": \"{value}\"")))
     }
 
     /// True where the key is absent or one of its values satisfies `test`.

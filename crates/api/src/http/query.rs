@@ -81,6 +81,60 @@ pub(crate) fn bad(text: impl Into<String>) -> ApiError {
     ApiError::plain(Code::InvalidArgument, text)
 }
 
+/// A duration back from `now`, or a time as [`Query::time`] reads it.
+pub(crate) fn moment(text: &str, now: Timestamp) -> Option<Timestamp> {
+    if text.is_empty() {
+        return None;
+    }
+    match parse_duration(text) {
+        Some(nanos) => now.0.checked_sub(nanos).map(Timestamp),
+        None => parse_time(text),
+    }
+}
+
+/// Nanoseconds of a duration as Go spells it: `1h30m`, `-1.5s`.
+fn parse_duration(text: &str) -> Option<i64> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1_i64, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest.is_empty() {
+        return None;
+    }
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut nanos: i64 = 0;
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c: char| !is_number(c))?);
+        let (unit, after) = after.split_at(after.find(is_number).unwrap_or(after.len()));
+        nanos = nanos.checked_add(scaled(number, unit_nanos(unit)?)?)?;
+        rest = after;
+    }
+    Some(sign * nanos)
+}
+
+fn unit_nanos(unit: &str) -> Option<i64> {
+    Some(match unit {
+        "ns" => 1,
+        "us" | "µs" | "μs" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    })
+}
+
+fn scaled(number: &str, unit: i64) -> Option<i64> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let billionths: i64 = format!("{:0<9}", fraction.get(..9).unwrap_or(fraction)).parse().ok()?;
+    let part = i64::try_from(i128::from(billionths) * i128::from(unit) / 1_000_000_000).ok()?;
+    whole.checked_mul(unit)?.checked_add(part)
+}
+
 fn parse_time(text: &str) -> Option<Timestamp> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let Ok(seconds) = seconds.parse::<i64>() else { return text.parse().ok() };
@@ -103,5 +157,19 @@ mod tests {
         assert_eq!(q.time("rfc").unwrap().unwrap().to_string(), "2026-11-21T18:46:15Z");
         assert_eq!(q.time("zero").unwrap(), None);
         assert!(q.time("e").is_err() && q.number::<u16>("n").is_err());
+    }
+
+    #[test]
+    fn durations_are_read_as_go_spells_them() {
+        for (text, seconds) in [("24h", 86_400), ("1h30m", 5_400), ("-1.5m", -90), ("+.5m", 30), ("2000ms", 2)] {
+            assert_eq!(parse_duration(text), Some(seconds * 1_000_000_000), "{text}");
+        }
+        for text in ["", "-", "5", "h", ".s", "1.2.3s", "1d", "9999999999h"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+        let now = Timestamp(90_000_000_000);
+        assert_eq!(moment("1m", now), Some(Timestamp(30_000_000_000)));
+        assert_eq!(moment("5", now), Some(Timestamp(5_000_000_000)));
+        assert_eq!((moment("", now), moment("soon", now)), (None, None));
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::network_lookup;
 use crate::{
-    backend::CreateNetwork,
+    backend::{CreateNetwork, LocalState},
     errors,
     http::query::bad,
     json::nullable,
@@ -77,10 +77,7 @@ pub(super) async fn create(api: &Api, request: Request) -> ApiResult<String> {
     }
     let existing = network_lookup::all(api).await?;
     if PREDEFINED.contains(&request.name.as_str()) {
-        return Err(ApiError::plain(
-            Code::PermissionDenied,
-            format!("{} is a pre-defined network and cannot be created", request.name),
-        ));
+        return Err(forbidden(format!("{} is a pre-defined network and cannot be created", request.name)));
     }
     if existing.iter().any(|k| k.name() == request.name) {
         return Err(ApiError::plain(Code::AlreadyExists, format!("network with name {} already exists", request.name)));
@@ -91,18 +88,20 @@ pub(super) async fn create(api: &Api, request: Request) -> ApiResult<String> {
     let ipam = IpamSpec { driver: "default".into(), options: request.ipam.options.clone(), config };
     match (driver, request.scope.as_str()) {
         ("overlay", "" | "swarm" | "global") => create_in_swarm(api, request, ipam).await,
+        ("overlay", "local") => Err(forbidden("cannot downgrade network scope for overlay networks")),
         ("overlay", scope) => Err(bad(format!("overlay networks have swarm scope, not \"{scope}\""))),
         (other, "swarm") => Err(ApiError::unsupported(format!("a {other} network of swarm scope"))),
         ("bridge", _) => create_here(api, request, ipam).await,
-        ("host" | "null", _) => Err(ApiError::plain(
-            Code::PermissionDenied,
-            format!("only one instance of \"{driver}\" network is allowed"),
-        )),
+        ("host" | "null", _) => Err(forbidden(format!("only one instance of \"{driver}\" network is allowed"))),
         (other, _) => Err(ApiError::plain(
             Code::NotFound,
             format!("could not find plugin {other} in v1 plugin registry: plugin \"{other}\" not found"),
         )),
     }
+}
+
+fn forbidden(text: impl Into<String>) -> ApiError {
+    ApiError::plain(Code::PermissionDenied, text)
 }
 
 fn check_features(request: &Request) -> ApiResult<()> {
@@ -119,8 +118,14 @@ fn check_features(request: &Request) -> ApiResult<()> {
 }
 
 async fn create_in_swarm(api: &Api, request: Request, ipam: IpamSpec) -> ApiResult<String> {
-    if !api.is_manager().await {
+    let node = api.cluster.info().await;
+    if node.state == LocalState::Inactive {
         return Err(errors::not_in_swarm_mode().with_status(403));
+    }
+    if !node.control_available {
+        return Err(forbidden(
+            "Cannot create a multi-host network from a worker node. Please create the network from a manager node.",
+        ));
     }
     if request.enable_ipv4 == Some(false) {
         return Err(bad("IPv4 cannot be disabled in a Swarm scoped network"));

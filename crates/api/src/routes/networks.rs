@@ -94,12 +94,12 @@ async fn remove(State(api): Shared, Path(id): Path<String>) -> Reply {
 /// Removes swarm networks that nothing uses. Networks of this machine alone are all kept: none of them is a user's.
 async fn prune(State(api): Shared, query: Query) -> Reply {
     let filters = query.filters()?.only(&["label", "label!", "until"])?;
-    if filters.has("until") || filters.has("label!") {
-        return Err(ApiError::unsupported("the filters until and label! of docker network prune").into());
-    }
+    let until = filters.until(api.clock.now())?;
     let mut deleted = Vec::new();
     for n in network_lookup::all(&api).await?.into_iter().filter_map(|k| k.swarm) {
-        if n.spec.ingress || !filters.labels("label", &n.spec.labels) {
+        let kept = filters.has("label!") && filters.labels("label!", &n.spec.labels);
+        let young = until.is_some_and(|u| n.meta.created_at > u);
+        if n.spec.ingress || kept || young || !filters.labels("label", &n.spec.labels) {
             continue;
         }
         match api.run(ControlRequest::NetworkRemove { id: n.id.to_string() }).await {
@@ -133,7 +133,7 @@ fn is_dangling(k: &Known) -> bool {
 fn matches(k: &Known, filters: &Filters) -> bool {
     let kind = if is_builtin(k) { "builtin" } else { "custom" };
     filters.exact("driver", k.driver())
-        && filters.prefix("id", k.id())
+        && filters.pattern("id", k.id())
         && filters.pattern("name", k.name())
         && filters.labels("label", &k.labels())
         && filters.exact("scope", k.scope())

@@ -47,12 +47,15 @@ async fn update(State(api): Shared, Path(id): Path<String>, query: Query, Json(s
     empty(StatusCode::OK)
 }
 
-/// Refuses unknown words in Docker's own.
-fn node_spec(spec: Value) -> ApiResult<NodeSpec> {
+/// Refuses unknown words in Docker's own; the case of known ones is of no matter.
+fn node_spec(mut spec: Value) -> ApiResult<NodeSpec> {
     for (key, known) in [("Availability", ["active", "pause", "drain"].as_slice()), ("Role", &["manager", "worker"])] {
-        if let Some(word) = spec.get(key).and_then(Value::as_str).filter(|w| !known.contains(w)) {
+        let Some(word) = spec.get(key).and_then(Value::as_str) else { continue };
+        let lower = word.to_lowercase();
+        if !known.contains(&lower.as_str()) {
             return Err(bad(format!("invalid {key}: \"{word}\"")));
         }
+        spec[key] = lower.into();
     }
     serde_json::from_value(spec).map_err(|e| bad(format!("invalid JSON: {e}")))
 }
@@ -64,7 +67,8 @@ async fn remove(State(api): Shared, Path(id): Path<String>, query: Query) -> Rep
 
 fn check(filters: &Filters) -> ApiResult<()> {
     for (key, known) in [("role", ["manager", "worker"]), ("membership", ["accepted", "pending"])] {
-        if let Some(v) = filters.values(key).find(|v| !known.contains(v)) {
+        if let Some(v) = filters.values(key).find(|v| !v.is_empty() && !known.iter().any(|k| k.eq_ignore_ascii_case(v)))
+        {
             return Err(bad(format!("invalid {key} filter: '{v}'")));
         }
     }
@@ -78,6 +82,34 @@ fn matches(n: &Node, filters: &Filters) -> bool {
         && filters.prefix("name", n.name())
         && filters.labels("label", engine)
         && filters.labels("node.label", &n.spec.labels)
-        && filters.exact("role", role)
-        && filters.exact("membership", "accepted")
+        && is_word(filters, "role", role)
+        && is_word(filters, "membership", "accepted")
+}
+
+/// In any case of letters; an empty value asks for nothing.
+fn is_word(filters: &Filters, key: &str, word: &str) -> bool {
+    let mut asked = filters.values(key).filter(|v| !v.is_empty()).peekable();
+    asked.peek().is_none() || asked.any(|v| v.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use malha_model::Availability;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn words_are_read_in_any_case_of_letters() {
+        let spec = node_spec(json!({ "Role": "Manager", "Availability": "DRAIN" })).unwrap();
+        assert_eq!((spec.role, spec.availability), (Role::Manager, Availability::Drain));
+        assert_eq!(node_spec(json!({ "Role": "Boss" })).unwrap_err().message, "invalid Role: \"Boss\"");
+
+        let filters = |role: &str| Filters::parse(&json!({ "role": { role: true } }).to_string()).unwrap();
+        for (role, worker) in [("Worker", true), ("manager", false), ("", true)] {
+            check(&filters(role)).unwrap();
+            assert_eq!(matches(&Node::default(), &filters(role)), worker, "{role:?}");
+        }
+        assert!(check(&filters("Boss")).is_err());
+    }
 }

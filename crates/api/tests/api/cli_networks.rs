@@ -7,6 +7,7 @@ async fn networks_are_created_listed_inspected_and_removed() {
     let host = Host::manager().await;
     let id = host.ok(&["network", "create", "-d", "overlay", "minha_rede_overlay"]).await;
     assert_eq!(id.len(), 25);
+    assert_eq!(host.ok(&["network", "ls", "-q", "--no-trunc", "-f", &format!("id={}", &id[5..20])]).await, id);
     let text = host.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"]).await;
     let mut rows: Vec<&str> = text.lines().collect();
     rows.sort_unstable();
@@ -77,6 +78,20 @@ async fn networks_are_created_listed_inspected_and_removed() {
 }
 
 #[tokio::test]
+async fn pruning_keeps_what_is_young_or_marked() {
+    let host = Host::manager().await;
+    host.ok(&["network", "create", "-d", "overlay", "--label", "keep", "kept"]).await;
+    host.ok(&["network", "create", "-d", "overlay", "unused"]).await;
+    let prune = |filter| ["network", "prune", "-f", "--filter", filter];
+    assert_eq!(host.ok(&prune("until=24h")).await, "");
+    assert_eq!(host.ok(&prune("label!=keep")).await, "Deleted Networks:\nunused");
+    let twice = host.docker(&["network", "prune", "-f", "--filter", "until=1h", "--filter", "until=2h"]).await;
+    assert!(twice.stderr.contains("more than one until filter specified"), "{twice:?}");
+    assert!(host.docker(&prune("until=soon")).await.stderr.contains("soon"));
+    assert_eq!(host.ok(&prune("until=0s")).await, "Deleted Networks:\nkept");
+}
+
+#[tokio::test]
 async fn all_that_is_asked_of_an_overlay_reaches_the_swarm() {
     let host = Host::manager().await;
     host.ok(&[
@@ -115,6 +130,7 @@ async fn refusals_come_with_dockers_words() {
         (&["-d", "overlay", "host"], "host is a pre-defined network and cannot be created"),
         (&["-d", "overlay", "--subnet", "10.0.9.1/24", "x"], "invalid subnet 10.0.9.1/24: it should be 10.0.9.0/24"),
         (&["-d", "overlay", "--ipv4=false", "x"], "IPv4 cannot be disabled"),
+        (&["-d", "overlay", "--scope", "local", "x"], "cannot downgrade network scope for overlay networks"),
         (&["-d", "odd", "x"], "plugin \"odd\" not found"),
         (&["x"], "not supported"),
     ] {

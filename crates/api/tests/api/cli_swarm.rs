@@ -62,6 +62,10 @@ async fn a_swarm_is_made_and_left() {
     }
     let locked = host.docker(&["swarm", "update", "--autolock"]).await;
     assert!(locked.stderr.contains("autolock") && locked.stderr.contains("not supported"), "{locked:?}");
+    let key = host.request("GET /swarm/unlockkey", "").await;
+    assert!(key.starts_with("HTTP/1.1 200") && key.contains(r#"{"UnlockKey":""}"#), "{key}");
+    let unlocked = host.request("POST /swarm/unlock", r#"{"UnlockKey":"x"}"#).await;
+    assert!(unlocked.starts_with("HTTP/1.1 409") && unlocked.contains("swarm is not locked"), "{unlocked}");
     assert_eq!(host.ok(&["swarm", "leave", "--force"]).await, "Node left the swarm.");
     assert!(host.docker(&["swarm", "leave"]).await.stderr.contains("This node is not part of a swarm"));
 }
@@ -77,10 +81,11 @@ async fn a_worker_joins_and_is_told_that_it_is_no_manager() {
     let done = host.docker(&["service", "ls"]).await;
     assert!(done.stderr.contains("Worker nodes can't be used to view or modify cluster state."), "{done:?}");
     let done = host.docker(&["network", "create", "-d", "overlay", "x"]).await;
-    assert!(done.stderr.contains("This node is not a swarm manager."), "{done:?}");
+    assert!(done.stderr.contains("Cannot create a multi-host network from a worker node."), "{done:?}");
     let raw = host.request("POST /v1.50/networks/create", r#"{"Name":"x","Driver":"overlay"}"#).await;
     assert!(raw.starts_with("HTTP/1.1 403"), "{raw}");
     assert!(host.request("GET /services", "").await.starts_with("HTTP/1.1 503"));
+    assert!(host.request("GET /swarm/unlockkey", "").await.starts_with("HTTP/1.1 503"));
 }
 
 #[tokio::test]
@@ -93,6 +98,9 @@ async fn nodes_are_listed_inspected_and_updated() {
     assert_eq!(host.ok(&["node", "update", "--label-add", "zone=a", "node1"]).await, "node1");
     assert_eq!(host.ok(&["node", "ls", "-q", "--filter", "node.label=zone=a"]).await, NODE);
     assert_eq!(host.ok(&["node", "ls", "-q", "--filter", "role=worker"]).await, "");
+    assert_eq!(host.ok(&["node", "ls", "-q", "--filter", "role=Manager"]).await, NODE);
+    host.ok(&["node", "update", "--availability", "Drain", "node1"]).await;
+    assert_eq!(host.ok(&["node", "inspect", "self", "-f", "{{.Spec.Availability}}"]).await, "drain");
     let odd = host.docker(&["node", "ls", "--filter", "odd=1"]).await;
     assert!(odd.stderr.contains("invalid filter 'odd'"), "{odd:?}");
 }
