@@ -175,10 +175,7 @@ impl Engine for LocalEngine {
         if Record::of(&info).task.is_some() {
             return modified(self.runtime.start(&info.id).await);
         }
-        let started = match self.user_starts(&info).await {
-            Ok(()) => self.start_standalone(&info.id).await,
-            Err(e) => Err(e),
-        };
+        let started = self.start_standalone(&info.id, self.user_starts(&info)).await;
         self.restarts.end_start(&info.id);
         if started.is_err() {
             // What its user could not start is left to its user, who is told why it did not start.
@@ -196,12 +193,7 @@ impl Engine for LocalEngine {
     }
 
     async fn stop_container(&self, reference: &str, options: StopOptions) -> ApiResult<bool> {
-        let id = self.runtime.inspect(reference)?.id;
-        // A start that is being wired is one that is to be stopped.
-        drop(self.turns.take(&id).await);
-        let info = self.runtime.inspect(&id)?;
-        let called_off = self.is_restarting(&info);
-        self.user_stops(&info).await?;
+        let (info, called_off) = self.user_ends(reference).await?;
         let stopped = self.runtime.stop(&info.id, grace(&options), signal(&options.signal)).await;
         let stopped = modified(self.unless_refused(&info, stopped).await)?;
         if stopped {
@@ -226,12 +218,7 @@ impl Engine for LocalEngine {
     }
 
     async fn kill_container(&self, reference: &str, name: &str) -> ApiResult<()> {
-        let id = self.runtime.inspect(reference)?.id;
-        // As for a stop.
-        drop(self.turns.take(&id).await);
-        let info = self.runtime.inspect(&id)?;
-        let called_off = self.is_restarting(&info);
-        self.user_stops(&info).await?;
+        let (info, called_off) = self.user_ends(reference).await?;
         let killed = self.runtime.kill(&info.id, signal(name)).await;
         match self.unless_refused(&info, killed).await {
             // Between two runs there is nothing to kill, and the next one is called off.

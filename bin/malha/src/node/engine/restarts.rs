@@ -107,10 +107,6 @@ impl Restarts {
         turns.get_mut(id).is_some_and(|t| t.waiting.take_if(|n| *n == number).is_some())
     }
 
-    fn is_stopped(&self, id: &str) -> bool {
-        self.0.lock().get(id).is_some_and(|t| t.stopped)
-    }
-
     fn is_overruled(&self, id: &str) -> bool {
         self.0.lock().get(id).is_some_and(|t| t.stopped || t.held)
     }
@@ -182,41 +178,39 @@ impl LocalEngine {
         let (engine, id) = (self.clone(), id.to_owned());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            if engine.restarts.due(&id, number) {
-                engine.restart(&id).await;
-            }
+            engine.restart(&id, number).await;
         });
     }
 
-    async fn restart(self: &Arc<Self>, id: &str) {
-        if self.runs(id) {
-            return;
+    async fn restart(self: &Arc<Self>, id: &str, number: u64) {
+        let Err(error) = self.start_standalone(id, self.counted(id, number)).await else { return };
+        // What was removed is not there any more.
+        let Ok(container) = self.runtime.inspect(id) else { return self.restarts.forget(id) };
+        warn!(container = id, %error, "cannot be restarted");
+        self.restart_later(&container, NEVER_RAN, Duration::ZERO);
+    }
+
+    /// In the container's turn: who called a restart off, or started the container himself, has had his.
+    async fn counted(&self, id: &str, number: u64) -> ApiResult<bool> {
+        if !self.restarts.due(id, number) || self.runs(id) {
+            return Ok(false);
         }
-        let count = |r: Record| Record { restarts: r.restarts + 1, stopped: self.restarts.is_stopped(id), ..r };
-        let container = match self.change_record(id, count).await {
-            Ok(container) => container,
-            Err(RuntimeError::NoSuchContainer(_)) => return self.restarts.forget(id),
-            Err(error) => return warn!(container = id, %error, "not restarted"),
-        };
+        self.change_record(id, |r| Record { restarts: r.restarts + 1, stopped: false, ..r }).await?;
         info!(container = id, "restarting, as its policy says");
-        if let Err(error) = self.start_standalone(id).await {
-            warn!(container = id, %error, "cannot be restarted");
-            return self.restart_later(&container, NEVER_RAN, Duration::ZERO);
-        }
-        if self.restarts.is_stopped(id)
-            && let Err(error) = self.stop_again(id).await
-        {
-            warn!(container = id, %error, "cannot be stopped again");
-        }
+        Ok(true)
     }
 
-    /// Stopped by its user while it was being started.
-    async fn stop_again(&self, id: &str) -> ApiResult<()> {
-        self.user_stops(&self.runtime.inspect(id)?).await?;
-        Ok(self.runtime.stop(id, None, None).await?)
+    /// Before a stop or kill by the user, who means a run that is being wired as well, and one that is on its way: true
+    /// where that was called off.
+    pub(super) async fn user_ends(&self, reference: &str) -> ApiResult<(ContainerInfo, bool)> {
+        let id = self.runtime.inspect(reference)?.id;
+        let _turn = self.turns.take(&id).await;
+        let info = self.runtime.inspect(&id)?;
+        let called_off = self.is_restarting(&info);
+        self.user_stops(&info).await?;
+        Ok((info, called_off))
     }
 
-    /// Before a stop or kill by the user.
     pub(super) async fn user_stops(&self, container: &ContainerInfo) -> ApiResult<()> {
         self.user_says(container, true, |r| Record { stopped: true, ..r }).await
     }
@@ -246,12 +240,16 @@ impl LocalEngine {
         }
     }
 
-    /// Before a start by the user; `end_start` ends it.
-    pub(super) async fn user_starts(&self, container: &ContainerInfo) -> ApiResult<()> {
+    /// Before a start by the user, in the container's turn; `end_start` ends it. False where it runs.
+    pub(super) async fn user_starts(&self, container: &ContainerInfo) -> ApiResult<bool> {
+        if self.runs(&container.id) {
+            return Ok(false);
+        }
         if has_policy(&Record::of(container)) {
             self.restarts.begin_start(&container.id);
         }
-        self.user_says(container, false, |r| Record { stopped: false, restarts: 0, ..r }).await
+        self.user_says(container, false, |r| Record { stopped: false, restarts: 0, ..r }).await?;
+        Ok(true)
     }
 
     async fn user_says(
@@ -323,14 +321,14 @@ mod tests {
         let (number, _) = plan(0).unwrap();
         assert_eq!(plan(0), None, "it is on its way");
         restarts.overrule("c", true);
-        assert!(restarts.is_stopped("c") && !restarts.due("c", number), "called off");
+        assert!(restarts.is_overruled("c") && !restarts.due("c", number), "called off");
         assert_eq!(plan(0), None, "it was stopped after it was asked whether it comes back");
         restarts.overrule("c", false);
         let (number, delay) = plan(0).unwrap();
         assert!(delay == FIRST && !restarts.due("c", number - 1) && restarts.due("c", number));
         let (number, _) = plan(0).unwrap();
         restarts.hold("c");
-        assert!(restarts.is_overruled("c") && !restarts.is_stopped("c") && !restarts.due("c", number), "held");
+        assert!(restarts.is_overruled("c") && !restarts.due("c", number), "held");
         assert_eq!(plan(0), None);
         restarts.unhold("c");
         assert!(!restarts.is_overruled("c") && plan(0).is_some());

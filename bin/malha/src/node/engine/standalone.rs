@@ -44,12 +44,19 @@ impl LocalEngine {
         Ok(CreatedContainer { id: created.id, warnings: Vec::new() })
     }
 
-    /// False where it runs. Its user and its policy may want it at the same time: one of them starts it.
-    pub(super) async fn start_standalone(&self, id: &str) -> ApiResult<bool> {
+    /// In its turn, so that of its user and its policy one starts it: false where `first` says that it is not to be.
+    pub(super) async fn start_standalone(
+        &self,
+        id: &str,
+        first: impl Future<Output = ApiResult<bool>>,
+    ) -> ApiResult<bool> {
         let mut held = Vec::new();
         let started = {
             let _turn = self.turns.take(id).await;
-            self.start_in_turn(id, &mut held).await
+            match first.await {
+                Ok(true) => self.start_in_turn(id, &mut held).await,
+                other => other,
+            }
         };
         if started.is_err() {
             self.settle(&held).await;
@@ -60,9 +67,6 @@ impl LocalEngine {
     /// `held` are the attachments that it was given, however it ends.
     async fn start_in_turn(&self, id: &str, held: &mut Vec<TaskId>) -> ApiResult<bool> {
         let info = self.runtime.inspect(id)?;
-        if info.state.status.is_running() {
-            return Ok(false);
-        }
         let started = self.wire_and_start(&info, held).await;
         if started.is_err() && !self.runs(id) {
             self.let_go(id).await;
