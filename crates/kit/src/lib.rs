@@ -14,6 +14,6 @@ pub use self::{
     backoff::Backoff,
     clock::{Clock, SharedClock, SystemClock, TokioClock},
     rng::Rng,
-    tasks::Tasks,
+    tasks::{Tasks, panics, supervised},
 };
 pub use tokio_util::sync::CancellationToken;
