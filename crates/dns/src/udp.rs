@@ -3,7 +3,13 @@
 //! It waits on the sockets of all sandboxes, answers what the zone knows at once and hands the rest over. It takes no
 //! lock, waits for nothing but datagrams, and allocates only to forward.
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{
+    io,
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+};
 
 use arc_swap::ArcSwap;
 use nix::sys::{
@@ -77,7 +83,14 @@ impl Poller {
         }
     }
 
+    /// Until it is stopped. A query on which it panics is one that gets no answer.
     fn run(&self, forwarder: &Forwarder) {
+        while catch_unwind(AssertUnwindSafe(|| self.serve(forwarder))).is_err() {
+            error!("the DNS thread panicked; it goes on");
+        }
+    }
+
+    fn serve(&self, forwarder: &Forwarder) {
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut buffers = Buffers {
             query: vec![0; usize::from(OUR_UDP_SIZE)],
@@ -135,6 +148,8 @@ impl Buffers {
 
     fn one(&mut self, sandbox: &Arc<Sandbox>, len: usize, from: SocketAddr, forwarder: &Forwarder) {
         let query = &self.query[..len];
+        #[cfg(test)]
+        assert_ne!(query, tests::PLANTED);
         let zone = sandbox.zone.load();
         match answer(&zone, query, Transport::Udp, self.rng.next_u64(), &mut self.reply) {
             Answer::Reply => {
@@ -144,5 +159,40 @@ impl Buffers {
             Answer::Forward => forwarder.udp(sandbox, query, from),
             Answer::Drop => count(&sandbox.counters.dropped),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, path::Path, time::Duration};
+
+    use malha_kit::Tasks;
+    use malha_netplan::Zone;
+
+    use super::*;
+    use crate::{netns::Netns, sandbox::Ports};
+
+    pub(super) const PLANTED: &[u8] = b"planted panic";
+
+    #[tokio::test]
+    async fn a_query_on_which_the_thread_panics_is_the_only_one_without_an_answer() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let (at, netns) = (udp.local_addr().unwrap(), Netns::open(Path::new("/proc/self/ns/net")).unwrap());
+        let ports = Ports { udp: at.port(), tcp: 0 };
+        let sandbox = Arc::new(Sandbox::new("s", netns, (udp, ports), Arc::new(Zone::default()), Tasks::new()));
+        let poller = Poller::start(Forwarder::new()).unwrap();
+        poller.add(0, sandbox.clone()).unwrap();
+        let asker = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for query in [PLANTED, b"not DNS", PLANTED, b"nor this"] {
+            asker.send_to(query, at).unwrap();
+        }
+        let served = async {
+            while sandbox.counters.snapshot().dropped < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), served).await.unwrap();
+        poller.stop();
     }
 }
