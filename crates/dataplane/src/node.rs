@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use malha_kit::supervised;
 use malha_model::Protocol;
 use malha_netplan::{NetPlan, SandboxId, SandboxPlan};
 use tokio::{
@@ -27,7 +28,7 @@ use crate::{
     programs::{ProgramError, Programs},
     rtnl::Rtnl,
     sandbox::{self, SandboxState, Sandboxes},
-    uplinks::{self, NodeAddresses},
+    uplinks::{NodeAddresses, Uplinks},
     vxlan::{self, VXLAN_DEVICE},
 };
 
@@ -124,7 +125,7 @@ impl NodeNetwork {
         .await?;
         let sandboxes = Arc::new(sandboxes);
         sandboxes.clear_stale_scopes().await?;
-        let (addresses, follow) = uplinks::follow(&node, rtnl.clone()).await?;
+        let (uplinks, addresses) = Uplinks::open(node.clone(), rtnl.clone()).await?;
         programs.set_node(&addresses.borrow()).map_err(refused)?;
         let keeper =
             Keeper { addresses: addresses.clone(), programs: Arc::clone(&programs), sandboxes: Arc::clone(&sandboxes) };
@@ -138,7 +139,12 @@ impl NodeNetwork {
         };
         let ports = Arc::clone(&mesh);
         let keeper = tokio::spawn(async move {
-            tokio::join!(keeper.run(), follow, paths.follow(), ports.follow());
+            tokio::join!(
+                supervised("upkeep", || keeper.run()),
+                supervised("uplinks", || uplinks.follow()),
+                supervised("paths", || paths.follow()),
+                supervised("mesh ports", || ports.follow()),
+            );
         });
         let keeper = AbortOnDropHandle::new(keeper);
         let mesh = Holding(mesh);
@@ -232,18 +238,19 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self) {
+    async fn run(&self) {
+        let mut addresses = self.addresses.clone();
         // rules and flows were just put in order
         let mut upkeep = interval_at(Instant::now() + UPKEEP, UPKEEP);
         upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                changed = self.addresses.changed() => {
+                changed = addresses.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    let now = self.addresses.borrow_and_update().clone();
+                    let now = addresses.borrow_and_update().clone();
                     if let Err(error) = self.programs.set_node(&now) {
                         tracing::error!(%error, "the packet programs do not know the node's addresses");
                     }

@@ -32,6 +32,8 @@ use crate::{
 const CONFIRM: Duration = Duration::from_secs(10);
 /// One change of routes is many notices.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Before the kernel is listened to again.
+const REOPEN: Duration = Duration::from_secs(1);
 
 pub(crate) struct Paths {
     pub(crate) node: Netns,
@@ -45,14 +47,21 @@ pub(crate) struct Paths {
 
 impl Paths {
     /// Follows routes and nodes for as long as it is polled.
-    pub(crate) async fn follow(self) {
+    pub(crate) async fn follow(&self) {
+        loop {
+            if let Err(error) = self.listen().await {
+                tracing::warn!(%error, "packets between nodes take the long way; trying again");
+            }
+            sleep(REOPEN).await;
+        }
+    }
+
+    /// Until the kernel tells no more.
+    async fn listen(&self) -> NetResult<()> {
         let groups =
             [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv4Rule];
         let opened = self.node.run(move || rtnetlink::new_multicast_connection(&groups)).await.and_then(|c| c);
-        let (connection, _handle, mut notices) = match opened.doing(|| "follow the node's routes".into()) {
-            Ok(opened) => opened,
-            Err(error) => return tracing::warn!(%error, "packets between nodes take the long way"),
-        };
+        let (connection, _handle, mut notices) = opened.doing(|| "follow the node's routes".into())?;
         let work = async {
             let mut confirm = interval(CONFIRM);
             confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -74,6 +83,7 @@ impl Paths {
             }
         };
         tokio::select! { () = connection => {}, () = work => {} }
+        Ok(())
     }
 
     async fn tell(&self) -> NetResult<()> {

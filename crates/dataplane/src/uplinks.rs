@@ -23,6 +23,8 @@ use crate::{
 const SAFETY_NET: Duration = Duration::from_secs(30);
 /// One change of an interface is several notices.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Before the kernel is listened to again.
+const REOPEN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeAddresses {
@@ -81,41 +83,65 @@ fn link_local(addr: IpAddr) -> bool {
     }
 }
 
-/// Follows the node's addresses until nobody listens any more. The receiver holds them from the start.
-pub(crate) async fn follow(
-    node: &Netns,
+/// Follows the node's addresses.
+pub(crate) struct Uplinks {
+    node: Netns,
     rtnl: Rtnl,
-) -> NetResult<(watch::Receiver<NodeAddresses>, impl Future<Output = ()> + Send + 'static)> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let opened = node.run(move || rtnetlink::new_multicast_connection(&groups)).await.and_then(|c| c);
-    let (connection, handle, mut notices) = opened.doing(|| "follow the node's addresses".into())?;
-    let (tx, rx) = watch::channel(NodeAddresses::read(&rtnl).await?);
-    let work = async move {
+    tx: watch::Sender<NodeAddresses>,
+}
+
+impl Uplinks {
+    /// The receiver holds the addresses from the start.
+    pub(crate) async fn open(node: Netns, rtnl: Rtnl) -> NetResult<(Self, watch::Receiver<NodeAddresses>)> {
+        let (tx, rx) = watch::channel(NodeAddresses::read(&rtnl).await?);
+        Ok((Self { node, rtnl, tx }, rx))
+    }
+
+    /// For as long as it is polled.
+    pub(crate) async fn follow(&self) {
+        loop {
+            if let Err(error) = self.listen().await {
+                tracing::warn!(%error, "the node's addresses are not followed; trying again");
+            }
+            sleep(REOPEN).await;
+        }
+    }
+
+    /// Until the kernel tells no more.
+    async fn listen(&self) -> NetResult<()> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let opened = self.node.run(move || rtnetlink::new_multicast_connection(&groups)).await.and_then(|c| c);
         // the connection ends with its handle
-        let _handle = handle;
+        let (connection, _handle, mut notices) = opened.doing(|| "follow the node's addresses".into())?;
         let mut connection = std::pin::pin!(connection);
         loop {
             tokio::select! {
                 biased;
-                () = tx.closed() => return,
-                () = &mut connection => return,
+                () = &mut connection => return Ok(()),
+                () = self.read() => {}
+            }
+            tokio::select! {
+                biased;
+                () = &mut connection => return Ok(()),
                 notice = notices.next() => {
                     if notice.is_none() {
-                        return;
+                        return Ok(());
                     }
                     // the rest of the same change; the connection must go on being polled meanwhile
-                    tokio::select! { biased; () = &mut connection => return, () = sleep(SETTLE) => {} }
+                    tokio::select! { biased; () = &mut connection => return Ok(()), () = sleep(SETTLE) => {} }
                     while let Some(Some(_)) = futures::FutureExt::now_or_never(notices.next()) {}
                 }
                 () = sleep(SAFETY_NET) => {}
             }
-            match NodeAddresses::read(&rtnl).await {
-                Ok(now) => {
-                    tx.send_if_modified(|old| std::mem::replace(old, now.clone()) != now);
-                }
-                Err(error) => tracing::warn!(%error, "cannot read the node's addresses"),
-            }
         }
-    };
-    Ok((rx, work))
+    }
+
+    async fn read(&self) {
+        match NodeAddresses::read(&self.rtnl).await {
+            Ok(now) => {
+                self.tx.send_if_modified(|old| std::mem::replace(old, now.clone()) != now);
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the node's addresses"),
+        }
+    }
 }
