@@ -6,12 +6,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
-use malha_kit::{Tasks, watch};
+use malha_kit::{Tasks, panics, watch};
 use malha_model::{ManagerMessage, NodeId, Task, TaskId, TaskState, TaskStatus};
-use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, info, warn};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     executor::{Found, NodeNetworks},
@@ -23,6 +27,9 @@ use crate::{
     worker::{Orders, Shared, Worker},
 };
 
+/// Before another worker takes over from one that panicked.
+const PANIC_PAUSE: Duration = Duration::from_millis(500);
+
 pub(crate) enum Event {
     SessionStarted,
     Message(ManagerMessage),
@@ -31,8 +38,12 @@ pub(crate) enum Event {
     Status(TaskId, TaskStatus),
     /// Nothing of a task is left.
     Removed(TaskId),
+    /// A worker is no more, and its task still is.
+    Panicked(TaskId),
     /// The node leaves the swarm: end and remove everything, then answer.
     Clear(oneshot::Sender<()>),
+    #[cfg(test)]
+    Planted,
 }
 
 pub(crate) struct Core {
@@ -62,7 +73,7 @@ pub(crate) struct Entry {
 }
 
 impl Core {
-    pub(crate) async fn run(mut self, saved: Option<Saved>, mut events: mpsc::Receiver<Event>) {
+    pub(crate) async fn run(mut self, saved: Option<Saved>, events: &mut mpsc::Receiver<Event>) {
         if let Some(saved) = saved {
             self.known = true;
             saved.tasks.into_iter().for_each(|t| self.add(t.task, Some(t.status)));
@@ -106,6 +117,9 @@ impl Core {
                 self.changed();
                 self.answer_if_clear();
             }
+            Event::Panicked(task) => self.panicked(&task),
+            #[cfg(test)]
+            Event::Planted => panic!("planted"),
             Event::Clear(done) => {
                 self.clearing.push(Some(done));
                 self.networks.clear();
@@ -242,7 +256,36 @@ impl Core {
         let (orders, receiver) = watch::channel(Orders { task: task.clone(), removed: false });
         let worker = Worker { shared: self.shared.clone(), orders: receiver, status: status.clone(), prepared };
         self.entries.insert(task.id.clone(), Entry { orders, status });
-        self.tasks.spawn("task", worker.run());
+        self.employ(task.id.clone(), worker.run());
+    }
+
+    fn employ(&self, task: TaskId, work: impl Future<Output = ()> + Send + 'static) {
+        let events = self.shared.events.clone();
+        self.tasks.spawn("task", async move {
+            if panics(work).await {
+                error!(%task, "the work on a task panicked");
+                // closed only where the agent itself ends
+                events.send(Event::Panicked(task)).await.ok();
+            }
+        });
+    }
+
+    /// The task is lost, the others are not. Another worker stops what there may be of it, and removes it in the end.
+    fn panicked(&mut self, id: &TaskId) {
+        let Some(entry) = self.entries.get(id) else { return };
+        let (orders, mut status) = (entry.orders.subscribe(), entry.status.clone());
+        if !status.state.is_terminal() {
+            status.state = if status.state < TaskState::Starting { TaskState::Rejected } else { TaskState::Failed };
+            status.err = "the node's work on the task panicked".to_owned();
+            status.timestamp = self.shared.clock.now();
+            self.status(id.clone(), status.clone());
+        }
+        // how far the last one came is not known
+        let worker = Worker { shared: self.shared.clone(), orders, status, prepared: true };
+        self.employ(id.clone(), async {
+            sleep(PANIC_PAUSE).await;
+            worker.run().await;
+        });
     }
 
     fn advance(&self, id: &TaskId, status: &mut TaskStatus, state: TaskState, message: &str) {

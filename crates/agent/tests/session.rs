@@ -366,6 +366,33 @@ async fn a_restarted_daemon_takes_over_with_all_managers_dead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_over_one_task_loses_that_task_alone() {
+    let mut w = world();
+    w.executor.script_image("bad", Script { start_panics: true, ..Script::default() });
+    let mut bad = task("bad");
+    bad.spec.container_spec = Some(ContainerSpec { image: "bad".into(), ..ContainerSpec::default() });
+    let mut m = w.greet(vec![], vec![bad, task("good")]).await;
+    assert_eq!(m.state("bad", TaskState::Failed).await.err, "the node's work on the task panicked");
+    assert_eq!((w.executor.running().len(), w.executor.containers().len()), (1, 2));
+    // Who took over removes it like any other, in the same session.
+    m.send(ManagerMessage::Tasks { changed: vec![], removed: vec!["bad".into()] }).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(w.executor.containers().len(), 1);
+    m.until(|m| *m == AgentMessage::Heartbeat).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_names_and_maps_that_panicked_is_made_again() {
+    let mut w = world();
+    let mut m = w.greet(vec![view(1)], vec![on_network("a")]).await;
+    m.state("a", TaskState::Running).await;
+    w.executor.panic_at_next_apply();
+    m.send(ManagerMessage::Network(view(2))).await;
+    m.until(|m| *m == AgentMessage::NetworkApplied { network: "n".into(), seq: 2 }).await;
+    assert_eq!(w.executor.networks().unwrap().views.values().next().unwrap().seq, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_lost_its_disk_adopts_what_it_is_told_and_removes_the_rest() {
     let mut w = world();
     let mut m = w.greet(vec![], vec![task("a"), task("b")]).await;

@@ -87,7 +87,7 @@ impl Consensus {
             let machine = Machine::load(storage, journal.clone(), config.observer.clone()).await?;
             let (state, peers) = (machine.state(), machine.peers());
             let network = Network { node: config.node.clone(), transport, peers: peers.clone() };
-            tasks.spawn("raft journal", writer);
+            tasks.spawn_vital("raft journal", writer);
 
             let starting = async {
                 let raft = Raft::new(config.node.clone(), Arc::new(settings), network, journal, machine).await?;
@@ -113,7 +113,7 @@ impl Consensus {
                 peers,
                 leadership: leadership_tx,
             };
-            tasks.spawn("raft leadership", watcher.run());
+            tasks.spawn_vital("raft leadership", watcher.run());
             let planning = Arc::default();
             let shared = Shared { config, raft, state, leadership, health, voted, receiver, planning, tasks };
             let consensus = Self { shared: Arc::new(shared) };
@@ -207,7 +207,7 @@ impl Consensus {
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
             disk: self.shared.health.borrow().clone(),
-            stopped: metrics.running_state.is_err(),
+            stopped: metrics.running_state.is_err() || self.shared.tasks.has_failed(),
         }
     }
 

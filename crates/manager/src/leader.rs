@@ -81,13 +81,23 @@ impl Leader {
             decider: decider.clone(),
         };
         let state = decider.consensus.state();
-        tasks.spawn("board", board::run(state, board_sender, term));
-        tasks.spawn("reports", reports::run(decider.clone(), report_receiver));
-        tasks.spawn("liveness", liveness::run(liveness, reports));
-        tasks.spawn("roles", role_manager::run(decider.clone(), managers_sender));
-        tasks.spawn("seats", role_manager::seat(decider.clone()));
-        tasks.spawn("reconcile", reconcile::run(decider));
+        tasks.spawn_vital("board", board::run(state, board_sender, term));
+        tasks.spawn_vital("reports", reports::run(decider.clone(), report_receiver));
+        tasks.spawn_vital("liveness", liveness::run(liveness, reports));
+        tasks.spawn_vital("roles", role_manager::run(decider.clone(), managers_sender));
+        tasks.spawn_vital("seats", role_manager::seat(decider.clone()));
+        tasks.spawn_vital("reconcile", reconcile::run(decider));
         Some(Arc::new(leader))
+    }
+
+    /// Returns once one of its tasks has panicked.
+    pub(crate) async fn failed(&self) {
+        self.tasks.failed().await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn plant_panic(&self) {
+        self.tasks.spawn_vital("planted", async { panic!("planted") });
     }
 
     pub(crate) async fn end(&self) {

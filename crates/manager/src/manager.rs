@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use malha_consensus::{Consensus, LeaderAddr, Leadership};
-use malha_kit::{Rng, SharedClock, Tasks, watch};
+use malha_kit::{Backoff, Rng, SharedClock, Tasks, watch};
 use malha_model::{
     AgentMessage, ApiError, ApiResult, ControlRequest, ControlResponse, LogOptions, LogSelector, ManagerMessage,
     NodeId, Role,
@@ -13,7 +13,7 @@ use malha_wire::{
     ConnectError, Connector, Duplex, IssueRequest, IssueResponse, LogReceiver, ManagerClient, ManagerService, Peer,
 };
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     ca,
@@ -56,13 +56,19 @@ struct Shared {
 const ELECTION: Duration = Duration::from_secs(4);
 /// Before a leader that cannot be reached is tried again; elections take longer.
 const RETRY: Duration = Duration::from_millis(100);
+/// Before a leader of which a part has panicked begins again.
+const PANIC_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PANIC_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// One that led for that long begins again soon.
+const STEADY: Duration = Duration::from_secs(60);
 
 impl Manager {
     pub fn start(config: ManagerConfig, deps: ManagerDeps, tasks: &Tasks) -> Self {
         let ManagerDeps { consensus, connector, clock, rng } = deps;
         let decider = Decider::new(consensus, clock, rng);
         let (sender, leading) = watch::channel(None);
-        tasks.spawn("leader", lead(decider.clone(), sender, tasks.clone()));
+        let (of, group) = (decider.clone(), tasks.clone());
+        tasks.spawn_supervised("leader", move || lead(of.clone(), sender.clone(), group.clone()));
         let shared = Shared { node: config.node, decider, connector, leading };
         Self { shared: Arc::new(shared) }
     }
@@ -190,18 +196,22 @@ enum At<T> {
 async fn lead(decider: Decider, leading: watch::Sender<Option<Arc<Leader>>>, tasks: Tasks) {
     let mut leadership = decider.consensus.leadership();
     let mut before = None;
+    let mut backoff = Backoff::new(PANIC_PAUSE_FIRST, PANIC_PAUSE_MAX, decider.rng.clone());
+    let mut begun = Instant::now();
+    // What a part panicked over is not looked at again.
+    decider.forget_outlook();
     loop {
         let now = leadership.borrow_and_update().clone();
         if let Some(other) = now.other() {
             before = Some(other.node.clone());
         }
-        let current = leading.borrow().clone();
+        let mut current = leading.borrow().clone();
         let term = match now {
             Leadership::Leader { term } => Some(term),
             Leadership::NoLeader | Leadership::Follower { .. } => None,
         };
         if current.as_ref().map(|l| l.term) != term {
-            if let Some(old) = current {
+            if let Some(old) = current.take() {
                 leading.send_replace(None);
                 old.end().await;
             }
@@ -210,6 +220,7 @@ async fn lead(decider: Decider, leading: watch::Sender<Option<Arc<Leader>>>, tas
                 match Leader::begin(term, before.as_ref(), decider.clone(), group).await {
                     Some(leader) => {
                         before = None;
+                        begun = Instant::now();
                         leading.send_replace(Some(leader));
                     }
                     None => sleep(RETRY).await,
@@ -217,8 +228,25 @@ async fn lead(decider: Decider, leading: watch::Sender<Option<Arc<Leader>>>, tas
                 continue;
             }
         }
-        if leadership.changed().await.is_err() {
-            return;
+        let Some(leader) = current else {
+            if leadership.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        tokio::select! {
+            biased;
+            changed = leadership.changed() => if changed.is_err() { return },
+            () = leader.failed() => {
+                warn!(term = leader.term, "a part of the leader panicked; it begins again");
+                leading.send_replace(None);
+                leader.end().await;
+                decider.forget_outlook();
+                if begun.elapsed() > STEADY {
+                    backoff.reset();
+                }
+                sleep(backoff.next_pause()).await;
+            }
         }
     }
 }
@@ -315,5 +343,27 @@ fn for_itself(peer: &Peer, request: &ControlRequest) -> bool {
         | ControlRequest::NetworkDetach { node, .. }
         | ControlRequest::ContainerRename { node, .. } => *node == peer.node,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::tests::lone;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_panic_of_a_part_the_leader_begins_again_in_its_term() {
+        let (decider, _) = lone(32 << 20).await;
+        let tasks = Tasks::new();
+        let (sender, mut leading) = watch::channel(None);
+        tasks.spawn("leader", lead(decider.clone(), sender, tasks.clone()));
+        let first = leading.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        first.plant_panic();
+        leading.wait_for(Option::is_none).await.unwrap();
+        let again = leading.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert!(first.over.is_cancelled() && !again.over.is_cancelled() && again.term == first.term);
+        again.control(ControlRequest::NodeList).await.unwrap();
+        assert!(again.decider.write(|_, _| {}).await.is_ok());
+        tasks.shutdown().await;
     }
 }

@@ -30,6 +30,7 @@ pub struct Script {
     pub exit: Option<(Duration, i32)>,
     pub prepare_error: Option<String>,
     pub start_error: Option<String>,
+    pub start_panics: bool,
 }
 
 impl Default for Script {
@@ -44,6 +45,7 @@ impl Default for Script {
             exit: None,
             prepare_error: None,
             start_error: None,
+            start_panics: false,
         }
     }
 }
@@ -69,6 +71,8 @@ struct State {
     images: BTreeMap<String, Script>,
     containers: BTreeMap<TaskId, Container>,
     networks: Option<Arc<NodeNetworks>>,
+    /// The next change of names and maps panics.
+    apply_panics: bool,
     next_pid: u32,
     /// Containers that were ever started: a task must not run twice.
     starts: BTreeMap<TaskId, u32>,
@@ -109,6 +113,10 @@ impl ScriptedExecutor {
 
     pub fn script_image(&self, image: &str, script: Script) {
         self.machine.state.lock().images.insert(image.to_owned(), script);
+    }
+
+    pub fn panic_at_next_apply(&self) {
+        self.machine.state.lock().apply_panics = true;
     }
 
     /// Ends a running container, as `docker kill` on the node would.
@@ -188,6 +196,7 @@ impl Executor for ScriptedExecutor {
     async fn apply_networks(&self, networks: Arc<NodeNetworks>) -> Result<(), TaskError> {
         let pause = self.machine.state.lock().script.apply;
         sleep(pause).await;
+        assert!(!std::mem::take(&mut self.machine.state.lock().apply_panics), "planted");
         self.machine.state.lock().networks = Some(networks);
         Ok(())
     }
@@ -219,6 +228,7 @@ impl Executor for ScriptedExecutor {
         if let Some(error) = script.start_error {
             return Err(TaskError(error));
         }
+        assert!(!script.start_panics, "planted");
         let mut state = self.machine.state.lock();
         state.next_pid += 1;
         let pid = 1000 + state.next_pid;

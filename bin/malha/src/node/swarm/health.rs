@@ -69,32 +69,29 @@ impl Member {
         matches!(*self.agent.link().borrow(), Link::Refused { .. })
     }
 
-    pub(super) fn follow_health(self: &Arc<Self>) {
-        let member = self.clone();
-        self.tasks.spawn("health", async move {
-            let mut link = member.agent.link();
-            let mut told = Health { state: LocalState::Active, ..Health::default() };
-            let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MAX, member.deps.rng.fork());
-            let mut not_before = Instant::now();
-            loop {
-                tokio::select! {
-                    biased;
-                    changed = link.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(LOOK) => {}
-                }
-                let now = member.health();
-                tell(&told, &now);
-                told = now;
-                if member.is_removed() {
-                    member.step_down().await;
-                } else if !member.is_broken() {
-                    backoff.reset();
-                } else if Instant::now() >= not_before {
-                    member.restart_manager().await;
-                    not_before = Instant::now() + backoff.next_pause();
-                }
+    pub(super) async fn follow_health(self: Arc<Self>) {
+        let mut link = self.agent.link();
+        let mut told = Health { state: LocalState::Active, ..Health::default() };
+        let mut backoff = Backoff::new(RESTART_FIRST, RESTART_MAX, self.deps.rng.fork());
+        let mut not_before = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                changed = link.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK) => {}
             }
-        });
+            let now = self.health();
+            tell(&told, &now);
+            told = now;
+            if self.is_removed() {
+                self.step_down().await;
+            } else if !self.is_broken() {
+                backoff.reset();
+            } else if Instant::now() >= not_before {
+                self.restart_manager().await;
+                not_before = Instant::now() + backoff.next_pause();
+            }
+        }
     }
 
     fn is_broken(&self) -> bool {

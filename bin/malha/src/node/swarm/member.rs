@@ -102,9 +102,10 @@ impl Member {
             leaving: CancellationToken::new(),
             tasks,
         });
-        member.follow_role();
-        member.follow_seat();
-        member.follow_health();
+        let (role, seat, health) = (member.clone(), member.clone(), member.clone());
+        member.tasks.spawn_supervised("role", move || role.clone().follow_role());
+        member.tasks.spawn_supervised("seat", move || seat.clone().follow_seat());
+        member.tasks.spawn_supervised("health", move || health.clone().follow_health());
         Ok(member)
     }
 

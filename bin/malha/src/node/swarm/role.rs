@@ -163,25 +163,22 @@ impl Member {
     /// A node that was demoted and promoted again while it was away, or faster than it heard, knows nothing of having
     /// lost its seat: it has a session with the leader, but nobody sends it the log. One that stopped, or lost its leader,
     /// while it was taken in has the log and no vote.
-    pub(super) fn follow_seat(self: &Arc<Self>) {
-        let member = self.clone();
-        self.tasks.spawn("seat", async move {
-            let mut unheard = false;
-            loop {
-                sleep(SEAT_CHECK).await;
-                let managing = member.managing.load_full().filter(|m| {
-                    let connected = matches!(*member.agent.link().borrow(), Link::Connected { .. });
-                    connected && (*m.consensus.leadership().borrow() == Leadership::NoLeader || !m.consensus.votes())
-                });
-                let again = std::mem::replace(&mut unheard, managing.is_some());
-                let Some(managing) = managing.filter(|_| again) else { continue };
-                let _one = member.role_change.lock().await;
-                match member.ask_for_seat(&managing).await {
-                    Ok(()) => info!("the leader has this node among the managers"),
-                    Err(error) => warn!(%error, "cannot ask for a seat among the managers yet"),
-                }
+    pub(super) async fn follow_seat(self: Arc<Self>) {
+        let mut unheard = false;
+        loop {
+            sleep(SEAT_CHECK).await;
+            let managing = self.managing.load_full().filter(|m| {
+                let connected = matches!(*self.agent.link().borrow(), Link::Connected { .. });
+                connected && (*m.consensus.leadership().borrow() == Leadership::NoLeader || !m.consensus.votes())
+            });
+            let again = std::mem::replace(&mut unheard, managing.is_some());
+            let Some(managing) = managing.filter(|_| again) else { continue };
+            let _one = self.role_change.lock().await;
+            match self.ask_for_seat(&managing).await {
+                Ok(()) => info!("the leader has this node among the managers"),
+                Err(error) => warn!(%error, "cannot ask for a seat among the managers yet"),
             }
-        });
+        }
     }
 
     pub(super) async fn stop_manager(&self) {
@@ -199,33 +196,30 @@ impl Member {
     }
 
     /// Keeps certificate and part in step with what the leader says.
-    pub(super) fn follow_role(self: &Arc<Self>) {
-        let member = self.clone();
-        self.tasks.spawn("role", async move {
-            let mut role = member.agent.role();
-            let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, member.deps.rng.fork());
-            loop {
-                let wanted = *role.borrow_and_update();
-                let done = match wanted {
-                    Some(wanted) => member.become_role(wanted).await,
-                    None => Ok(()),
-                };
-                match done {
-                    Ok(()) => {
-                        backoff.reset();
-                        tokio::select! {
-                            biased;
-                            changed = role.changed() => if changed.is_err() { return },
-                            () = sleep(RENEWAL_CHECK) => member.renew_if_due().await,
-                        }
-                    }
-                    Err(e) => {
-                        warn!(error = %e, wanted = ?wanted, "cannot take the new role yet");
-                        sleep(backoff.next_pause()).await;
+    pub(super) async fn follow_role(self: Arc<Self>) {
+        let mut role = self.agent.role();
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX, self.deps.rng.fork());
+        loop {
+            let wanted = *role.borrow_and_update();
+            let done = match wanted {
+                Some(wanted) => self.become_role(wanted).await,
+                None => Ok(()),
+            };
+            match done {
+                Ok(()) => {
+                    backoff.reset();
+                    tokio::select! {
+                        biased;
+                        changed = role.changed() => if changed.is_err() { return },
+                        () = sleep(RENEWAL_CHECK) => self.renew_if_due().await,
                     }
                 }
+                Err(e) => {
+                    warn!(error = %e, wanted = ?wanted, "cannot take the new role yet");
+                    sleep(backoff.next_pause()).await;
+                }
             }
-        });
+        }
     }
 
     async fn become_role(&self, wanted: Role) -> ApiResult<()> {
