@@ -237,6 +237,10 @@ fn restarts(c: &Cluster) {
         let why = "container is restarting: stop the container before removing or force remove";
         text(&out.stderr).contains(why).then_some(())
     });
+    until(Duration::from_secs(10), "who is restarting executes nothing", || {
+        let out = c.try_exec("node2", &["docker", "exec", "crash", "true"]);
+        text(&out.stderr).contains("is restarting, wait until the container is running").then_some(())
+    });
     c.d("node2", "rm -f crash");
     until(Duration::from_secs(10), "two more tries", || (of("thrice", "RestartCount") == "2").then_some(()));
     // What was refused has changed nothing.

@@ -178,10 +178,7 @@ impl Engine for LocalEngine {
         let started = self.start_standalone(&info.id, self.user_starts(&info)).await;
         self.restarts.end_start(&info.id);
         if started.is_err() {
-            // What its user could not start is left to its user, who is told why it did not start.
-            if let Err(error) = self.user_stops(&info).await {
-                tracing::warn!(container = info.id, %error, "its policy may start what its user could not");
-            }
+            self.leave_to_user(&info).await;
         }
         if started.is_err() && info.options.auto_remove {
             // Who asked for it waits for its removal; somebody else may have had more luck with it.

@@ -187,10 +187,15 @@ impl LocalEngine {
         // What was removed is not there any more.
         let Ok(container) = self.runtime.inspect(id) else { return self.restarts.forget(id) };
         warn!(container = id, %error, "cannot be restarted");
+        if container.state.status.is_running() {
+            // by its user, meanwhile
+            return;
+        }
         self.restart_later(&container, NEVER_RAN, Duration::ZERO);
     }
 
-    /// In the container's turn: who called a restart off, or started the container himself, has had his.
+    /// In the container's turn: who called a restart off, or started the container himself, has had his. Also where it
+    /// runs this restart is due no more.
     async fn counted(&self, id: &str, number: u64) -> ApiResult<bool> {
         if !self.restarts.due(id, number) || self.runs(id) {
             return Ok(false);
@@ -209,6 +214,16 @@ impl LocalEngine {
         let called_off = self.is_restarting(&info);
         self.user_stops(&info).await?;
         Ok((info, called_off))
+    }
+
+    /// What its user could not start is left to its user, who is told why, unless somebody else had more luck with it.
+    pub(super) async fn leave_to_user(&self, container: &ContainerInfo) {
+        let _turn = self.turns.take(&container.id).await;
+        if !self.runs(&container.id)
+            && let Err(error) = self.user_stops(container).await
+        {
+            warn!(container = container.id, %error, "its policy may start what its user could not");
+        }
     }
 
     pub(super) async fn user_stops(&self, container: &ContainerInfo) -> ApiResult<()> {

@@ -44,16 +44,16 @@ impl LocalEngine {
         Ok(CreatedContainer { id: created.id, warnings: Vec::new() })
     }
 
-    /// In its turn, so that of its user and its policy one starts it: false where `first` says that it is not to be.
+    /// In its turn, so that of its user and its policy one starts it: false where `may_start` says no.
     pub(super) async fn start_standalone(
         &self,
         id: &str,
-        first: impl Future<Output = ApiResult<bool>>,
+        may_start: impl Future<Output = ApiResult<bool>>,
     ) -> ApiResult<bool> {
         let mut held = Vec::new();
         let started = {
             let _turn = self.turns.take(id).await;
-            match first.await {
+            match may_start.await {
                 Ok(true) => self.start_in_turn(id, &mut held).await,
                 other => other,
             }
