@@ -77,8 +77,6 @@ const FOUND_RETRY_MAX: Duration = Duration::from_secs(2);
 /// Before the parts of an agent begin again.
 const PANIC_PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PANIC_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Parts that worked for that long begin again soon.
-const STEADY: Duration = Duration::from_secs(60);
 
 impl Agent {
     pub fn start(config: AgentConfig, deps: AgentDeps, tasks: &Tasks) -> Self {
@@ -193,10 +191,7 @@ async fn live(config: AgentConfig, deps: AgentDeps, channels: Channels, agent: A
             }
             connected
         });
-        if begun.elapsed() > STEADY {
-            backoff.reset();
-        }
-        sleep(backoff.next_pause()).await;
+        sleep(backoff.pause_after(begun.elapsed())).await;
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     networks::Networks,
     reporter::Outbox,
     saved::{Saved, SavedTask},
-    task::{Resume, is_ours, resume},
+    task::{Resume, failure, is_ours, resume},
     worker::{Orders, Shared, Worker},
 };
 
@@ -275,7 +275,7 @@ impl Core {
         let Some(entry) = self.entries.get(id) else { return };
         let (orders, mut status) = (entry.orders.subscribe(), entry.status.clone());
         if !status.state.is_terminal() {
-            status.state = if status.state < TaskState::Starting { TaskState::Rejected } else { TaskState::Failed };
+            status.state = failure(status.state);
             status.err = "the node's work on the task panicked".to_owned();
             status.timestamp = self.shared.clock.now();
             self.status(id.clone(), status.clone());

@@ -57,6 +57,11 @@ pub(crate) fn step(task: &Task, facts: Facts) -> Action {
     }
 }
 
+/// What a task becomes that fails in `state`: REJECTED before its container was to start, FAILED from then on.
+pub(crate) fn failure(state: TaskState) -> TaskState {
+    if state < TaskState::Starting { TaskState::Rejected } else { TaskState::Failed }
+}
+
 /// COMPLETE as a wish means: run to the end.
 pub(crate) fn told_to_stop(task: &Task) -> bool {
     task.desired_state >= TaskState::Shutdown

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use crate::{
     core::Event,
     executor::{Executor, Exit, NodeNetworks, TaskError},
-    task::{Action, Facts, networks_ready, step, told_to_stop},
+    task::{Action, Facts, failure, networks_ready, step, told_to_stop},
 };
 
 /// What the managers want of a task.
@@ -100,7 +100,7 @@ impl Worker {
     }
 
     async fn fail(&mut self, error: &str) {
-        let state = if self.status.state < TaskState::Starting { TaskState::Rejected } else { TaskState::Failed };
+        let state = failure(self.status.state);
         info!(task = %self.id(), %state, error, "task ended");
         self.status.err = error.to_owned();
         self.report(state).await;

@@ -6,6 +6,9 @@ use rand::Rng as _;
 
 use crate::Rng;
 
+/// What worked for that long has been a success.
+const STEADY: Duration = Duration::from_secs(60);
+
 /// Each pause is drawn from between half and all of a bound that doubles from `first` to `max`.
 #[derive(Clone, Debug)]
 pub struct Backoff {
@@ -27,8 +30,35 @@ impl Backoff {
         pause
     }
 
+    /// The next pause before what has `worked` until it failed; one of a minute or less was no success.
+    pub fn pause_after(&mut self, worked: Duration) -> Duration {
+        if worked > STEADY {
+            self.reset();
+        }
+        self.next_pause()
+    }
+
     /// Starts again from the first pause, after a success.
     pub fn reset(&mut self) {
         self.bound = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_what_failed_had_worked() {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8), Rng::from_seed(1));
+        let mut within = |worked, bound: u64| {
+            let (pause, bound) = (backoff.pause_after(Duration::from_secs(worked)), Duration::from_secs(bound));
+            assert!((bound / 2..=bound).contains(&pause), "{pause:?} of {bound:?}");
+        };
+        for bound in [1, 2, 4, 8, 8] {
+            within(60, bound);
+        }
+        within(61, 1);
+        within(0, 2);
     }
 }

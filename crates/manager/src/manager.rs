@@ -59,8 +59,6 @@ const RETRY: Duration = Duration::from_millis(100);
 /// Before a leader of which a part has panicked begins again.
 const PANIC_PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PANIC_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// One that led for that long begins again soon.
-const STEADY: Duration = Duration::from_secs(60);
 
 impl Manager {
     pub fn start(config: ManagerConfig, deps: ManagerDeps, tasks: &Tasks) -> Self {
@@ -242,10 +240,7 @@ async fn lead(decider: Decider, leading: watch::Sender<Option<Arc<Leader>>>, tas
                 leading.send_replace(None);
                 leader.end().await;
                 decider.forget_outlook();
-                if begun.elapsed() > STEADY {
-                    backoff.reset();
-                }
-                sleep(backoff.next_pause()).await;
+                sleep(backoff.pause_after(begun.elapsed())).await;
             }
         }
     }
